@@ -1,0 +1,184 @@
+"""What one side runs, decided: frozen records that the supervisor and the device read and never question again.
+
+A plan is made from a checked table (`tunnel.config`) for one side. Addresses are 0MQ endpoints as libzmq wants them,
+paths are absolute, times are seconds, sizes are bytes, secrets print masked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Literal
+
+from tunnel.limits import LOCAL_HWM, MAX_MESSAGE_BYTES, WINDOW_BYTES
+
+Pattern = Literal["reqrep", "pubsub", "pipeline", "pair"]
+Where = Literal["from", "to"]
+Delivery = Literal["live", "confirmed"]
+Overflow = Literal["block", "drop-newest", "drop-oldest", "keep-latest"]
+Priority = Literal["high", "normal", "bulk"]
+Network = IPv4Network | IPv6Network
+
+
+class Secret(str):
+    """Text that prints masked; `reveal()` gives it. Never log, format or serialise the revealed text."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'****'"
+
+    def __str__(self) -> str:
+        return "****"
+
+    def __format__(self, spec: str) -> str:
+        return "****"
+
+    def reveal(self) -> str:
+        return str.__str__(self)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A CURVE key pair, both Z85 (40 characters)."""
+
+    public: str
+    secret: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """Who may connect to what we bind. `anyone` was said aloud; an empty `networks` without it lets in loopback only."""
+
+    anyone: bool = False
+    networks: tuple[Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """CURVE on a local end. connect: `own` and `server`; bind: `own` and `clients` (public keys; empty = any key)."""
+
+    own: KeyPair
+    server: str | None = None
+    clients: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """PLAIN on a local end. connect: one user; bind: every user let in."""
+
+    users: dict[str, Secret]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address of a local end: `tcp://10.0.0.5:5555`, `ipc:///run/x` ..."""
+
+    method: Literal["bind", "connect"]
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndPlan:
+    """This side's local socket of one route."""
+
+    socket: Literal["ROUTER", "DEALER", "XSUB", "XPUB", "PULL", "PUSH", "PAIR"]
+    endpoints: tuple[Endpoint, ...]
+    allow: Allow = Allow()
+    hwm: int | None = None
+    """None: LOCAL_HWM where messages enter, EXIT_HWM where they leave."""
+    sndbuf: int | None = None
+    routing_id: bytes | None = None
+    handover: bool = False
+    """ROUTER_HANDOVER (pitfalls: only where the end is authenticated or the table says so)."""
+    heartbeat_s: float | None = None
+    keepalive: bool = True
+    curve: Curve | None = None
+    plain: Plain | None = None
+    mode: int | None = None
+    """Permission bits of `ipc://` binds."""
+    group: str | None = None
+
+    @property
+    def entry_hwm(self) -> int:
+        return LOCAL_HWM if self.hwm is None else self.hwm
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Byte prefixes: a topic crosses when it begins with one of `allow` and with none of `deny`."""
+
+    allow: tuple[bytes, ...] = (b"",)
+    deny: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePlan:
+    """One route as this side runs it."""
+
+    name: str
+    pattern: Pattern
+    where: Where
+    """Which end this side is: requests, tasks and published messages enter at `from` and leave at `to`."""
+    end: EndPlan
+    from_sides: tuple[str, ...]
+    to_sides: tuple[str, ...]
+    peers: tuple[str, ...]
+    """The sides at the other end, in the table's order."""
+    delivery: Delivery = "confirmed"
+    overflow: Overflow = "block"
+    window_bytes: int = WINDOW_BYTES
+    priority: Priority = "normal"
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    max_age_s: float | None = None
+    """None: never."""
+    on_restart: Literal["drop", "resend"] = "resend"
+    """What becomes of unconfirmed messages when the peer's process restarted; reqrep defaults to drop."""
+    topics: Topics = Topics()
+    subscribe: tuple[bytes, ...] = ()
+    """Standing subscriptions of a pubsub route."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenPlan:
+    """A link port that this side opens."""
+
+    address: str
+    peers: tuple[str, ...]
+    """The sides that may dial in here."""
+    allow: Allow = Allow()
+    mode: int | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DialPlan:
+    """A link that this side dials."""
+
+    peer: str
+    addresses: tuple[str, ...]
+    """Tried in turn."""
+    source: str | None = None
+    """Local address to dial from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that one side of one table runs."""
+
+    name: str
+    table: Path
+    side: str
+    own: KeyPair
+    peer_keys: dict[str, tuple[str, ...]]
+    """Public keys (Z85) of every side this one has a link with; two while they rotate."""
+    listens: tuple[ListenPlan, ...]
+    dials: tuple[DialPlan, ...]
+    routes: tuple[RoutePlan, ...]
+    runtime_dir: Path
+    """Private (0700): control sockets, supervisord's files, `local` ipc endpoints."""
+    ipc_dir: Path
+    """Where relative application `ipc://` sockets live."""
+    session_bytes: int
+    warnings: tuple[str, ...] = field(default=())

@@ -1,0 +1,106 @@
+"""Every bound and timeout, with its unit in the name and a sentence of why. Nothing in ztunnel is unbounded.
+
+This file knows numbers only; it imports nothing of ztunnel.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# --- the batch -------------------------------------------------------------------------------------------------------
+BATCH_BYTES: Final = 256 * KIB
+"""A batch is at most this long; large enough that the cost of a link frame vanishes, small enough not to delay others."""
+REFERENCE_BYTES: Final = 32 * KIB
+"""Frames from this size up travel as references to the received message: below it a copy is cheaper than an extra part."""
+LINK_FRAME_BYTES: Final = BATCH_BYTES + 4 * KIB
+"""MAXMSGSIZE of link sockets: a batch and its header; a peer that sends more is disconnected by libzmq."""
+LINK_PARTS: Final = 64
+"""Parts of one link message: a 256 KiB batch has at most 8 references and the runs between them."""
+MESSAGE_FRAMES: Final = 65_536
+"""Frames of one application message; more is refused as too large (each frame costs memory of its own)."""
+
+# --- channels --------------------------------------------------------------------------------------------------------
+WINDOW_BYTES: Final = 4 * MIB
+"""Unacknowledged bytes a channel may hold: covers 100 ms at 40 MB/s and bounds the replay buffer."""
+MAX_MESSAGE_BYTES: Final = 64 * MIB
+"""Largest application message by default; a larger one is refused and counted."""
+SESSION_BYTES: Final = 1024 * MIB
+"""What all routes of one peer may hold together; `check` refuses a table whose windows add up to more."""
+ROUTES: Final = 4096
+"""Routes one peer may announce in its HELLO."""
+PARKED_BYTES: Final = 1 * MIB
+"""Replies kept for one client that does not read; what is over is dropped and counted."""
+PARKED_CLIENTS: Final = 1024
+"""Clients for which replies are kept at once; the replies of one more are dropped and counted."""
+SUBSCRIPTIONS: Final = 1_000_000
+"""Topics of one peer's subscription set on one route."""
+TOPIC_BYTES: Final = 4 * KIB
+"""Length of one subscribed topic."""
+
+# --- the lane --------------------------------------------------------------------------------------------------------
+LANE_CREDIT_BYTES: Final = 1 * MIB
+"""Bytes sent but not yet received on a fresh data lane: what an urgent batch may have to wait behind."""
+LANE_CREDIT_MAX_BYTES: Final = 64 * MIB
+"""Credit of a long fat line, at most."""
+LANE_CREDIT_MIN_BYTES: Final = 64 * KIB
+"""Credit of a very slow line, at least."""
+LANE_BATCH_S: Final = 0.5
+"""A batch is at most what the lane carries in this time, so that a slow line still changes turns."""
+ACK_DELAY_S: Final = 0.002
+"""An acknowledgement that found no frame to ride on goes by itself after this time."""
+
+# --- liveness --------------------------------------------------------------------------------------------------------
+PING_IDLE_S: Final = 5.0
+"""A lane that said nothing for this long is pinged."""
+SILENCE_S: Final = 15.0
+"""A control lane silent, or a data lane whose bytes stand still, for this long is dead: both lanes are redialled."""
+HANDSHAKE_S: Final = 5.0
+"""HELLO to OPEN, and the CURVE handshake before it; a silent connection holds a descriptor no longer than this."""
+REDIAL_MIN_S: Final = 0.2
+REDIAL_MAX_S: Final = 30.0
+"""Decorrelated jitter between attempts runs between these two, for ever."""
+REDIAL_CALM_S: Final = 10.0
+"""A link that was up for this long starts again with the shortest pause."""
+EVICTED_S: Final = 30.0
+"""A process whose place another process of the same side has taken stays away for this long."""
+BYE_S: Final = 2.0
+"""An orderly close drains and acknowledges for at most this long."""
+
+# --- sockets ---------------------------------------------------------------------------------------------------------
+LINK_RCVHWM: Final = 64
+"""Messages that wait in a link socket: batches, so already 16 MiB."""
+LOCAL_HWM: Final = 1000
+"""High-water mark of local entry sockets (libzmq's own default)."""
+EXIT_HWM: Final = 64
+"""High-water mark of local exit sockets: what a consumer that is killed can take along (docs/guarantees.md)."""
+EXIT_LINGER_S: Final = 5.0
+"""Time that exits get on an orderly stop to hand over what is already in their queues."""
+EVENTS_TICK_S: Final = 1.0
+"""EVENTS of every watched socket is reread this often: a missed edge would hang for ever."""
+HEARTBEAT_S: Final = 5.0
+HEARTBEAT_TIMEOUT_S: Final = 15.0
+"""ZMTP heartbeats on the link's listener reap dead connections (docs/protocol.md)."""
+XPUB_STALL_S: Final = 1.0
+"""An XPUB exit that could send nothing for this long drops for its stalled subscribers instead of starving all."""
+XPUB_LOSSY_S: Final = 10.0
+"""... and returns to not dropping after this long."""
+
+# --- the table -------------------------------------------------------------------------------------------------------
+TABLE_BYTES: Final = 1 * MIB
+"""A route table file; a longer one is not a table."""
+TABLE_NODES: Final = 100_000
+"""YAML nodes after aliases are expanded: an alias bomb is refused, not loaded."""
+INCLUDE_FILES: Final = 256
+"""Files that `include` may name altogether."""
+IPC_PATH_BYTES: Final = 107
+"""Length of a unix socket's path on Linux (sun_path, unix(7), less the final zero)."""
+
+# --- control ---------------------------------------------------------------------------------------------------------
+CONTROL_REQUEST_BYTES: Final = 64 * KIB
+CONTROL_REPLY_BYTES: Final = 16 * MIB
+CONTROL_CLIENTS: Final = 32
+CONTROL_TIMEOUT_S: Final = 1.0
+"""A status question is answered within this time, however blocked the routes are."""
