@@ -1,6 +1,7 @@
 """Builds the optional C-speed pump; everything else is in pyproject.toml.
 
-Without a compiler (or without Python's headers) the install still succeeds: the pure Python twin takes over, and says so.
+Without a compiler (or without Python's headers) the install still succeeds: the pure Python twin takes over, and
+says so.
 """
 
 from setuptools import Extension, setup

@@ -12,9 +12,9 @@ MIB: Final = 1024 * KIB
 
 # --- the batch -------------------------------------------------------------------------------------------------------
 BATCH_BYTES: Final = 256 * KIB
-"""A batch is at most this long; large enough that the cost of a link frame vanishes, small enough not to delay others."""
+"""A batch is at most this long: large enough that a link frame costs nothing, small enough not to delay others."""
 REFERENCE_BYTES: Final = 32 * KIB
-"""Frames from this size up travel as references to the received message: below it a copy is cheaper than an extra part."""
+"""Frames from this size up travel as references to the received message: below it a copy is cheaper than a part."""
 LINK_FRAME_BYTES: Final = BATCH_BYTES + 4 * KIB
 """MAXMSGSIZE of link sockets: a batch and its header; a peer that sends more is disconnected by libzmq."""
 LINK_PARTS: Final = 64

@@ -49,7 +49,7 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """Who may connect to what we bind. `anyone` was said aloud; an empty `networks` without it lets in loopback only."""
+    """Who may connect to what we bind. `anyone` was said aloud; empty `networks` without it let in loopback only."""
 
     anyone: bool = False
     networks: tuple[Network, ...] = ()
