@@ -31,6 +31,8 @@ SESSION_BYTES: Final = 1024 * MIB
 """What all routes of one peer may hold together; `check` refuses a table whose windows add up to more."""
 ROUTES: Final = 4096
 """Routes one peer may announce in its HELLO."""
+HELLO_BYTES: Final = 4 * MIB
+"""A HELLO or WELCOME altogether: ROUTES entries of less than a KiB."""
 PARKED_BYTES: Final = 1 * MIB
 """Replies kept for one client that does not read; what is over is dropped and counted."""
 PARKED_CLIENTS: Final = 1024
@@ -39,6 +41,10 @@ SUBSCRIPTIONS: Final = 1_000_000
 """Topics of one peer's subscription set on one route."""
 TOPIC_BYTES: Final = 4 * KIB
 """Length of one subscribed topic."""
+SUBSCRIPTION_FRAME_BYTES: Final = 128 * KIB
+"""A piece of a subscription set, so that a ping never waits behind a large one."""
+CLOCK_WINDOW_S: Final = 30.0
+"""Clock offsets are the least of the last one to two windows: longer, and the drift of two clocks would show."""
 
 # --- the lane --------------------------------------------------------------------------------------------------------
 LANE_CREDIT_BYTES: Final = 1 * MIB
