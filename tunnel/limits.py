@@ -86,6 +86,8 @@ EXIT_LINGER_S: Final = 5.0
 """Time that exits get on an orderly stop to hand over what is already in their queues."""
 EVENTS_TICK_S: Final = 1.0
 """EVENTS of every watched socket is reread this often: a missed edge would hang for ever."""
+CONTEXT_SOCKETS: Final = 16_384
+"""0MQ sockets of one process, monitors included: 4,096 routes with a socket and two ends of a monitor each."""
 HEARTBEAT_S: Final = 5.0
 HEARTBEAT_TIMEOUT_S: Final = 15.0
 """ZMTP heartbeats on the link's listener reap dead connections (docs/protocol.md)."""
