@@ -86,6 +86,8 @@ EXIT_LINGER_S: Final = 5.0
 """Time that exits get on an orderly stop to hand over what is already in their queues."""
 EVENTS_TICK_S: Final = 1.0
 """EVENTS of every watched socket is reread this often: a missed edge would hang for ever."""
+MONITOR_CLOSE_S: Final = 10.0
+"""A monitor whose socket was closed first is kept for at most this long, until libzmq says that it sends no more."""
 CONTEXT_SOCKETS: Final = 16_384
 """0MQ sockets of one process, monitors included: 4,096 routes with a socket and two ends of a monitor each."""
 HEARTBEAT_S: Final = 5.0
@@ -112,3 +114,36 @@ CONTROL_REPLY_BYTES: Final = 16 * MIB
 CONTROL_CLIENTS: Final = 32
 CONTROL_TIMEOUT_S: Final = 1.0
 """A status question is answered within this time, however blocked the routes are."""
+CONTROL_IDLE_S: Final = 60.0
+"""A control connection that asks nothing for this long is closed."""
+
+# --- supervision -----------------------------------------------------------------------------------------------------
+READY_S: Final = 30.0
+"""`up -d` and `restart` wait this long for every local socket to open."""
+STOP_WAIT_S: Final = 12
+"""A process gets this long between TERM and KILL: BYE_S, EXIT_LINGER_S and some air."""
+DOWN_S: Final = 25.0
+"""`down` waits this long for supervisord to end: STOP_WAIT_S for the device, then for the keeper."""
+START_S: Final = 1
+"""A process that dies earlier than this after its start was never up."""
+REVIVE_MIN_S: Final = 0.5
+REVIVE_MAX_S: Final = 30.0
+"""A process that died is started again after a pause that doubles between these two, for ever."""
+REVIVE_CALM_S: Final = 60.0
+"""A process that ran for this long is started again at once, and counts as calm."""
+CRASH_LOOP: Final = 3
+"""So many deaths without calm between them are shown as a crash loop."""
+KEEPER_SCAN_S: Final = 10.0
+"""The keeper looks at all processes this often, also when no event came: supervisord discards events it cannot queue."""
+PROCESS_LOG_BYTES: Final = 2 * MIB
+PROCESS_LOG_BACKUPS: Final = 3
+"""One process's log: at most (1 + backups) times this, as it may lie in a memory file system."""
+
+# --- logs ------------------------------------------------------------------------------------------------------------
+LOG_LINE_BYTES: Final = 4000
+"""One line, below PIPE_BUF (4,096), so that it is written whole and without waiting."""
+LOG_REPEAT_S: Final = 10.0
+LOG_REPEATS: Final = 3
+"""Of equal lines within that time so many are shown, the others counted."""
+LOG_REPEATS_KEPT: Final = 1024
+"""Different lines remembered for that."""
