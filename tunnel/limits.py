@@ -88,6 +88,8 @@ EVENTS_TICK_S: Final = 1.0
 """EVENTS of every watched socket is reread this often: a missed edge would hang for ever."""
 MONITOR_CLOSE_S: Final = 10.0
 """A monitor whose socket was closed first is kept for at most this long, until libzmq says that it sends no more."""
+RESOLVE_S: Final = 5.0
+"""A host name that does not resolve within this time is reported and tried again with the next dial."""
 CONTEXT_SOCKETS: Final = 16_384
 """0MQ sockets of one process, monitors included: 4,096 routes with a socket and two ends of a monitor each."""
 HEARTBEAT_S: Final = 5.0

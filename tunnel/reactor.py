@@ -12,16 +12,16 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import zmq
 
 from tunnel.limits import CONTEXT_SOCKETS, EVENTS_TICK_S
 
 try:
-    import uvloop
+    from uvloop import new_event_loop as _new_event_loop
 except ImportError:  # not every platform has it; asyncio's own loop carries the same callbacks, slower
-    uvloop = None
+    from asyncio import new_event_loop as _new_event_loop
 
 T = TypeVar("T")
 OnReady = Callable[[int], None]
@@ -35,7 +35,8 @@ IO_THREADS: Final = 2
 
 def new_loop() -> asyncio.AbstractEventLoop:
     """A fresh event loop: uvloop's where it installs, else asyncio's."""
-    return asyncio.new_event_loop() if uvloop is None else uvloop.new_event_loop()
+    loop: asyncio.AbstractEventLoop = _new_event_loop()
+    return loop
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -77,7 +78,7 @@ class Reactor:
         return f"inproc://{what}.{next(self._names)}"
 
     def close(self) -> None:
-        """End every watch and the context. Blocks for as long as closed sockets linger; open ones are not waited for."""
+        """End every watch and the context. Blocks while closed sockets linger; open ones are not waited for."""
         self._tick.cancel()
         for watch in tuple(self._watches):
             watch.close()
@@ -99,13 +100,13 @@ class Watch:
 
     def __init__(self, reactor: Reactor, socket: zmq.Socket[bytes], on_ready: OnReady, want: int) -> None:
         self._reactor = reactor
-        self._get = socket.getsockopt
+        self._get = cast(Callable[[int], int], socket.getsockopt)
         self._on_ready = on_ready
         self._want = want
         self._soon = False  # a call of _look is already queued
         self._turning = False  # inside on_ready: EVENTS is reread afterwards anyway
         self.closed = False
-        self._fd: int = socket.getsockopt(zmq.FD)
+        self._fd = self._get(zmq.FD)
         reactor.loop.add_reader(self._fd, self._turn)
         self.poke()  # what arrived before the watch gave its edge already
 
