@@ -105,6 +105,8 @@ TABLE_BYTES: Final = 1 * MIB
 """A route table file; a longer one is not a table."""
 TABLE_NODES: Final = 100_000
 """YAML nodes after aliases are expanded: an alias bomb is refused, not loaded."""
+TABLE_DEPTH: Final = 32
+"""How deep a table may nest; a real one has five levels."""
 INCLUDE_FILES: Final = 256
 """Files that `include` may name altogether."""
 IPC_PATH_BYTES: Final = 107
