@@ -55,12 +55,16 @@ LANE_CREDIT_MIN_BYTES: Final = 64 * KIB
 """Credit of a very slow line, at least."""
 LANE_BATCH_S: Final = 0.5
 """A batch is at most what the lane carries in this time, so that a slow line still changes turns."""
+ACK_BYTES: Final = LANE_CREDIT_BYTES // 4
+"""Received bytes after which an acknowledgement goes at once: a quarter of the least credit of a fast line."""
 ACK_DELAY_S: Final = 0.002
 """An acknowledgement that found no frame to ride on goes by itself after this time."""
 
 # --- liveness --------------------------------------------------------------------------------------------------------
 PING_IDLE_S: Final = 5.0
 """A lane that said nothing for this long is pinged."""
+PONG_GAP_S: Final = 0.1
+"""Pings that follow each other faster than this are not all answered."""
 SILENCE_S: Final = 15.0
 """A control lane silent, or a data lane whose bytes stand still, for this long is dead: both lanes are redialled."""
 HANDSHAKE_S: Final = 5.0
