@@ -18,11 +18,6 @@ import zmq
 
 from tunnel.limits import CONTEXT_SOCKETS, EVENTS_TICK_S
 
-try:
-    from uvloop import new_event_loop as _new_event_loop
-except ImportError:  # not every platform has it; asyncio's own loop carries the same callbacks, slower
-    from asyncio import new_event_loop as _new_event_loop
-
 T = TypeVar("T")
 OnReady = Callable[[int], None]
 
@@ -35,8 +30,11 @@ IO_THREADS: Final = 2
 
 def new_loop() -> asyncio.AbstractEventLoop:
     """A fresh event loop: uvloop's where it installs, else asyncio's."""
-    loop: asyncio.AbstractEventLoop = _new_event_loop()
-    return loop
+    try:
+        import uvloop
+    except ImportError:  # not every platform has it; asyncio's own loop carries the same callbacks, slower
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
