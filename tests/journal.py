@@ -150,9 +150,12 @@ class Requests:
 
 
 def compare_requests(client: Journal, service: Journal) -> Requests:
-    """Every request answered by its own reply, carried out once, in the order of each client."""
+    """Every request answered by its own reply, carried out once, in the order of each client.
+
+    The service may serve other clients too.
+    """
     replies = compare(client.of("S"), client.of("R"))
-    carried_out = compare(client.of("S"), service.of("R"))
+    carried_out = compare(client.of("S"), {key: seqs for key, seqs in service.of("R").items() if key in client.of("S")})
     mistaken = [(key, seq) for key, seqs in client.of("W").items() for seq in seqs]
     return Requests(
         asked=replies.sent,
