@@ -111,6 +111,8 @@ TABLE_NODES: Final = 100_000
 """YAML nodes after aliases are expanded: an alias bomb is refused, not loaded."""
 TABLE_DEPTH: Final = 32
 """How deep a table may nest; a real one has five levels."""
+NAME_CHARACTERS: Final = 64
+"""Length of a name of a table, side, route or bridge: names become file names and words in logs."""
 INCLUDE_FILES: Final = 256
 """Files that `include` may name altogether."""
 IPC_PATH_BYTES: Final = 107
