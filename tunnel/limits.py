@@ -113,6 +113,8 @@ TABLE_DEPTH: Final = 32
 """How deep a table may nest; a real one has five levels."""
 NAME_CHARACTERS: Final = 64
 """Length of a name of a table, side, route or bridge: names become file names and words in logs."""
+KEY_FILE_BYTES: Final = 64 * KIB
+"""A key file; a longer one is something else."""
 INCLUDE_FILES: Final = 256
 """Files that `include` may name altogether."""
 IPC_PATH_BYTES: Final = 107
