@@ -1,0 +1,283 @@
+"""One channel at its sender: from the local socket to the lane (docs/protocol.md, "Channels").
+
+It knows batches, sequence numbers and the window; it knows neither lanes nor other channels. A batch waits in `queue`
+without a number, gets one as it enters the lane, and stays in `flight` until the peer has delivered it. What is in
+flight never changes its place or number within one session of the peer, so whatever is dropped was never sent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from tunnel.errors import LocalMisuseError, RemoteProtocolError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class Piece(Protocol):
+    """What the pump drains: a run of whole messages, or a fragment of one (`more`: the message goes on)."""
+
+    segments: Sequence[Buffer]
+    size: int
+    messages: int
+    more: bool
+
+
+class Compact(Protocol):
+    """keep-latest: of messages with equal first frames only the newest stays; also gives how many went."""
+
+    def __call__(self, runs: Sequence[Sequence[Buffer]]) -> tuple[Sequence[Piece], int]: ...
+
+
+@dataclass(slots=True)
+class Batch:
+    """A piece on its way. `seq` is 0 until it enters the lane; `born`: when its first message was read, in seconds."""
+
+    segments: Sequence[Buffer]
+    size: int
+    messages: int
+    more: bool
+    born: float
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a channel treats its batches; the local part of a route's settings."""
+
+    window_bytes: int
+    confirmed: bool = True
+    overflow: Literal["block", "drop-newest", "drop-oldest", "keep-latest"] = "block"
+    priority: Literal["high", "normal", "bulk"] = "normal"
+    max_age_s: float | None = None
+    resend_on_restart: bool = True
+
+
+class Outbound:
+    """One direction of one route towards one peer. Sizes in bytes, times in seconds of the local monotonic clock."""
+
+    def __init__(self, channel: int, name: str, terms: Terms, compact: Compact | None = None) -> None:
+        self.channel = channel
+        self.name = name
+        self.terms = terms
+        self.window_bytes = terms.window_bytes
+        """The stricter of the two ends' windows."""
+        self.queue: deque[Batch] = deque()
+        self.queue_bytes = 0
+        self.flight: deque[Batch] = deque()
+        self.flight_bytes = 0
+        self.next_seq = 1
+        self.delivered = 0
+        self.cursor = 1
+        """The next number to put into the lane; below next_seq while a resumed link is replaying."""
+        self.sent_messages = 0
+        self.sent_bytes = 0
+        self.dropped: Counter[str] = Counter()
+        self.may_repeat = 0
+        self._compact = compact
+        self._mid_message = False
+        """The last batch that got a number was a fragment with more to come: the head of the queue must follow it."""
+
+    def __repr__(self) -> str:
+        return (
+            f"<Outbound {self.name} queue={len(self.queue)} flight={len(self.flight)} next={self.next_seq} "
+            f"delivered={self.delivered} unacked={self.unacked_bytes}/{self.window_bytes}>"
+        )
+
+    @property
+    def unacked_bytes(self) -> int:
+        """What this channel holds: unsent, and sent but not delivered."""
+        return self.queue_bytes + self.flight_bytes
+
+    @property
+    def has_room(self) -> bool:
+        """May another batch be read from the local socket? Routes that drop always read; they drop instead."""
+        return self.terms.overflow != "block" or self.unacked_bytes < self.window_bytes
+
+    # --- local side --------------------------------------------------------------------------------------------------
+
+    def put(self, pieces: Iterable[Piece], now: float) -> None:
+        """Take what was read from the local socket. Whole messages only: the last piece has `more` False."""
+        for piece in pieces:
+            self.queue.append(Batch(piece.segments, piece.size, piece.messages, piece.more, now))
+            self.queue_bytes += piece.size
+        if self.terms.overflow != "block":
+            self._overflow(now)
+
+    def _overflow(self, now: float) -> None:
+        """Bound the unsent by what the window leaves, at least half of it; only unsent whole messages are dropped."""
+        limit = max(self.window_bytes // 2, self.window_bytes - self.flight_bytes)
+        if self.queue_bytes <= limit:
+            return
+        half_sent = self._take_half_sent()
+        overflow = self.terms.overflow
+        if overflow == "keep-latest" and self._compact is not None:
+            pieces, gone = self._compact([run for run, _ in _messages(self.queue)])
+            self.dropped["overflow"] += gone
+            self.queue = deque(Batch(p.segments, p.size, p.messages, p.more, now) for p in pieces)
+            self.queue_bytes = sum(batch.size for batch in self.queue)
+            limit = limit * 3 // 4  # else every further batch would compact the whole queue again
+        while self.queue and self.queue_bytes + sum(b.size for b in half_sent) > limit:
+            if overflow == "drop-newest":
+                self._drop_newest()
+            else:
+                self._drop_oldest("overflow")
+        self.queue.extendleft(reversed(half_sent))
+        self.queue_bytes += sum(batch.size for batch in half_sent)
+
+    def _take_half_sent(self) -> list[Batch]:
+        """Remove the rest of a message whose first fragments are already under way; it must be finished."""
+        rest: list[Batch] = []
+        mid = self._mid_message
+        while mid and self.queue:
+            batch = self.queue.popleft()
+            self.queue_bytes -= batch.size
+            rest.append(batch)
+            mid = batch.more
+        return rest
+
+    def _drop_oldest(self, reason: str) -> None:
+        more = True
+        while more and self.queue:
+            batch = self.queue.popleft()
+            self.queue_bytes -= batch.size
+            self.dropped[reason] += batch.messages
+            more = batch.more
+
+    def _drop_newest(self) -> None:
+        while self.queue:
+            batch = self.queue.pop()
+            self.queue_bytes -= batch.size
+            self.dropped["overflow"] += batch.messages
+            if not self.queue or not self.queue[-1].more:
+                return
+
+    # --- lane side ---------------------------------------------------------------------------------------------------
+
+    def next_size(self, now: float) -> int | None:
+        """Size of the batch whose turn it is in the lane, or None when nothing may go."""
+        if self.cursor < self.next_seq:
+            return self.flight[self.cursor - self.flight[0].seq].size
+        self.expire(now)
+        if not self.queue:
+            return None
+        if self.terms.overflow != "block" and not self._mid_message and self.flight_bytes >= self.window_bytes // 2:
+            return None
+        return self.queue[0].size
+
+    def take(self, now: float) -> Batch:
+        """The batch for the lane, numbered. A replayed one that is too old travels empty: numbers have no gaps."""
+        if self.cursor < self.next_seq:
+            batch = self.flight[self.cursor - self.flight[0].seq]
+            self.cursor += 1
+            self._empty_if_old(batch, now)
+            return batch
+        if not self.queue:
+            raise LocalMisuseError(f"{self!r} has nothing to send")
+        batch = self.queue.popleft()
+        self.queue_bytes -= batch.size
+        batch.seq = self.next_seq
+        self.next_seq += 1
+        self.cursor = self.next_seq
+        self._mid_message = batch.more
+        self.sent_messages += batch.messages
+        self.sent_bytes += batch.size
+        kept = (
+            batch if self.terms.confirmed else Batch((), batch.size, batch.messages, batch.more, batch.born, batch.seq)
+        )
+        self.flight.append(kept)
+        self.flight_bytes += batch.size
+        return batch
+
+    def expire(self, now: float) -> None:
+        """Drop what waited too long, judged where it waits; a message half sent is finished."""
+        age = self.terms.max_age_s
+        if age is None or self._mid_message:
+            return
+        while self.queue and now - self.queue[0].born > age:
+            self._drop_oldest("expired")
+
+    def _empty_if_old(self, batch: Batch, now: float) -> None:
+        age = self.terms.max_age_s
+        whole = not batch.more and (batch is self.flight[0] or not self._before(batch).more)
+        if age is not None and whole and batch.messages and now - batch.born > age:
+            self.dropped["expired"] += batch.messages
+            self.flight_bytes -= batch.size
+            batch.segments, batch.size, batch.messages = (), 0, 0
+
+    def _before(self, batch: Batch) -> Batch:
+        return self.flight[batch.seq - self.flight[0].seq - 1]
+
+    def acknowledge(self, delivered: int) -> bool:
+        """The peer handed everything through `delivered` to its local socket. True when this freed something."""
+        if delivered >= self.next_seq:
+            raise RemoteProtocolError("sequence", f"the peer acknowledges batch {delivered} of {self.name}, never sent")
+        freed = False
+        while self.flight and self.flight[0].seq <= delivered:
+            self.flight_bytes -= self.flight.popleft().size
+            freed = True
+        self.delivered = max(self.delivered, delivered)
+        return freed
+
+    # --- a link comes back -------------------------------------------------------------------------------------------
+
+    def resume(self, received: int, delivered: int) -> None:
+        """The same session of the peer is back: go on after what it has received."""
+        if not self.delivered <= delivered <= received < self.next_seq:
+            sent = f"{self.delivered}..{self.next_seq - 1}"
+            raise RemoteProtocolError(
+                "sequence", f"the peer resumes {self.name} at {delivered}..{received}, but {sent} was sent"
+            )
+        self.acknowledge(delivered)
+        if self.terms.confirmed:
+            self.cursor = received + 1
+            return
+        self._lose_flight_after(received, "link_cut")
+        self.next_seq = self.cursor = received + 1
+
+    def restart(self) -> None:
+        """The peer's process is a new one: it has nothing, its numbers begin again."""
+        again = self.terms.confirmed and self.terms.resend_on_restart
+        if again:
+            self.may_repeat += sum(batch.messages for batch in self.flight)
+            self.queue.extendleft(reversed(self.flight))
+            self.queue_bytes += self.flight_bytes
+            self.flight.clear()
+            self.flight_bytes = 0
+            self._mid_message = False
+        else:
+            self._lose_flight_after(0, "peer_restart")
+        self.next_seq = self.cursor = 1
+        self.delivered = 0
+
+    def _lose_flight_after(self, seq: int, reason: str) -> None:
+        """Count as lost what is in flight above `seq`; the unsent rest of a message so beheaded goes with it."""
+        while self.flight and self.flight[-1].seq > seq:
+            batch = self.flight.pop()
+            self.flight_bytes -= batch.size
+            self.dropped[reason] += batch.messages
+        if self._mid_message and not (self.flight and self.flight[-1].more):
+            self._drop_oldest(reason)
+        self._mid_message = bool(self.flight and self.flight[-1].more and self._mid_message)
+
+    def drop_all(self, reason: str) -> None:
+        """Forget what is unsent, counted (a route that is taken away; replies nobody waits for)."""
+        half_sent = self._take_half_sent()
+        while self.queue:
+            self._drop_oldest(reason)
+        self.queue.extend(half_sent)
+        self.queue_bytes = sum(batch.size for batch in half_sent)
+
+
+def _messages(queue: Iterable[Batch]) -> Iterable[tuple[list[Buffer], int]]:
+    """Batches as runs of whole messages: the fragments of one message are put together."""
+    run: list[Buffer] = []
+    for batch in queue:
+        run.extend(batch.segments)
+        if not batch.more:
+            yield run, batch.messages
+            run = []

@@ -1,0 +1,455 @@
+"""One other side, for as long as this process lives: its channels outlive every connection (docs/protocol.md, "Peer").
+
+The dialler or the listener brings connections (`begin`, `open`, `closed`); in between frames come in by `receive` and
+go out by `transmit`. Deliveries wait in each channel's inbound until the owner has handed them on and says `delivered`.
+The owner calls `tick` at `deadline()`. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+from tunnel.errors import RemoteProtocolError
+from tunnel.limits import ACK_BYTES, ACK_DELAY_S, CLOCK_WINDOW_S
+from tunnel.link import wire
+from tunnel.link.hello import Announced, Hello, Numbers, disagreement
+from tunnel.link.inbound import Inbound
+from tunnel.link.lane import Clock, Credit, Pulse
+from tunnel.link.outbound import Compact, Outbound, Terms
+from tunnel.link.schedule import Schedule
+from tunnel.link.subscriptions import Granted, Wanted
+from tunnel.link.wire import Ack, Data, Kind, Lane
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from tunnel.link.wire import Parts
+
+FOREVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What the link needs to know of a route at this side. `sends`/`takes`: which directions it has."""
+
+    name: str
+    pattern: str
+    from_sides: tuple[str, ...]
+    to_sides: tuple[str, ...]
+    delivery: str
+    terms: Terms
+    max_message_bytes: int
+    sends: bool
+    takes: bool
+    wants: bool = False
+    """This half has the subscribers: it sends a topic set."""
+    grants: bool = False
+    """This half has the publishers: it gets a topic set."""
+    standing: tuple[bytes, ...] = ()
+    keep_on_restart: bool = True
+    """What an ended session of the peer sent is still handed on (not so for requests: nobody waits for the answer)."""
+
+
+@dataclass(slots=True)
+class Channel:
+    """One route towards one peer."""
+
+    route: Route
+    number: int
+    outbound: Outbound | None
+    inbound: Inbound | None
+    wanted: Wanted | None
+    granted: Granted | None
+    topic_changes: list[tuple[bool, bytes]] = field(default_factory=list)
+    """Changes to `granted` that the owner has not applied yet."""
+    topic_ack: tuple[int, int] | None = None
+    """(the peer's number, generation) to confirm once they are applied."""
+    peer_number: int | None = None
+    refused: str | None = "the two ends have not met yet"
+    max_message_bytes: int = 0
+    remote_peers: int = 0
+    """Applications connected at the other end."""
+
+
+class Peer:
+    """Everything about one other side that outlives its connections."""
+
+    def __init__(self, own_side: str, side: str, session: bytes, *, compact: Compact | None = None) -> None:
+        self.own_side = own_side
+        self.side = side
+        self.session = session
+        self.peer_session = b""
+        self.is_open = False
+        self.opened_at = 0.0
+        self.channels: dict[str, Channel] = {}
+        self.arrived: list[Channel] = []
+        """Channels with fresh runs or topic changes; the owner takes and clears."""
+        self.freed: list[Channel] = []
+        """Channels whose window has opened; the owner takes and clears."""
+        self.counts: Counter[str] = Counter()
+        self.rtt_s: float | None = None
+        self.credit = Credit()
+        self._compact = compact
+        self._clock = Clock(CLOCK_WINDOW_S)
+        self._schedule = Schedule()
+        self._numbers = 0
+        self._by_number: dict[int, Channel] = {}
+        self._by_peer_number: dict[int, Channel] = {}
+        self._telling: set[int] = set()
+        """Channels whose topic set has changes to be sent."""
+        self._pulses = {lane: Pulse(0.0) for lane in Lane}
+        self._outbox: list[tuple[Lane, Parts]] = []
+        self._lane_received = 0
+        self._owed_bytes = 0
+        self._owed_channels: dict[int, Inbound] = {}
+        self._ack_at = FOREVER
+        self._peer_counts: dict[int, int] = {}
+        self._handlers: dict[Kind, Callable[[Lane, Sequence[Buffer], float], None]] = {
+            Kind.DATA: self._on_data,
+            Kind.ACK: self._on_ack,
+            Kind.PING: self._on_ping,
+            Kind.PONG: self._on_pong,
+            Kind.SUBSCRIBE: self._on_subscribe,
+            Kind.SUBSCRIBED: self._on_subscribed,
+            Kind.PEERS: self._on_peers,
+        }
+
+    def __repr__(self) -> str:
+        state = "OPEN" if self.is_open else "DOWN"
+        return f"<Peer {self.side} {state} channels={len(self.channels)} outstanding={self.credit.outstanding}>"
+
+    # --- routes ------------------------------------------------------------------------------------------------------
+
+    def add(self, route: Route) -> Channel:
+        """A route that this side shares with the peer; announced at the next HELLO."""
+        self._numbers += 1
+        number = self._numbers
+        channel = Channel(
+            route=route,
+            number=number,
+            outbound=Outbound(number, route.name, route.terms, self._compact) if route.sends else None,
+            inbound=Inbound(0, route.name, route.terms.window_bytes, route.max_message_bytes) if route.takes else None,
+            wanted=Wanted(route.standing) if route.wants else None,
+            granted=Granted(route.name) if route.grants else None,
+            max_message_bytes=route.max_message_bytes,
+        )
+        self.channels[route.name] = self._by_number[number] = channel
+        return channel
+
+    def remove(self, name: str) -> None:
+        """A route is gone from this side's table; what it held is forgotten. Redial after this."""
+        channel = self.channels.pop(name)
+        del self._by_number[channel.number]
+        self._telling.discard(channel.number)
+        if channel.peer_number is not None:
+            self._by_peer_number.pop(channel.peer_number, None)
+        self._schedule.replace(self._sending())
+
+    def announce(self) -> tuple[Announced, ...]:
+        """Every route of this side, with what it has of the peer's present session."""
+        return tuple(
+            Announced(
+                name=channel.route.name,
+                pattern=channel.route.pattern,
+                from_sides=channel.route.from_sides,
+                to_sides=channel.route.to_sides,
+                delivery=channel.route.delivery,
+                number=channel.number,
+                window_bytes=channel.route.terms.window_bytes,
+                max_message_bytes=channel.route.max_message_bytes,
+                numbers=self._numbers_of(channel),
+            )
+            for channel in self.channels.values()
+        )
+
+    def numbers(self) -> dict[str, Numbers]:
+        return {name: self._numbers_of(channel) for name, channel in self.channels.items()}
+
+    @staticmethod
+    def _numbers_of(channel: Channel) -> Numbers:
+        inbound = channel.inbound
+        return (inbound.received, inbound.delivered) if inbound else (0, 0)
+
+    # --- connections -------------------------------------------------------------------------------------------------
+
+    def begin(self, hello: Hello, *, resume: bool, now: float) -> None:
+        """A connection is agreed: take the peer's frames from now on. Not `resume`: one of the two processes is new."""
+        self.is_open = False
+        if not resume:
+            for channel in self.channels.values():
+                self._restart(channel)
+            self._clock = Clock(CLOCK_WINDOW_S)
+        self.peer_session = hello.session
+        self._agree(hello)
+        self._clock.sample(hello.clock_us / 1e6, now)
+        self.credit.reset(now)
+        self._pulses = {lane: Pulse(now, steady=lane is Lane.CONTROL) for lane in Lane}
+        self._outbox.clear()
+        self._lane_received = 0
+        self._owed_bytes = 0
+        self._owed_channels = {n: c.inbound for n, c in self._by_peer_number.items() if c.inbound}
+        self._ack_at = now + ACK_DELAY_S
+
+    @staticmethod
+    def _restart(channel: Channel) -> None:
+        if channel.outbound:
+            channel.outbound.restart()
+        if channel.inbound:
+            channel.inbound.restart(keep=channel.route.keep_on_restart)
+
+    def _agree(self, hello: Hello) -> None:
+        theirs = {route.name: route for route in hello.routes}
+        self._by_peer_number.clear()
+        for ours in self.announce():
+            channel = self.channels[ours.name]
+            other = theirs.get(ours.name)
+            if other is None:
+                channel.refused = f"{self.side} has no route {ours.name} with {self.own_side}; add it there and reload"
+            else:
+                channel.refused = disagreement(ours, other, self.own_side, self.side)
+            channel.peer_number = None
+            if other is None or channel.refused is not None:
+                continue
+            channel.peer_number = other.number
+            channel.max_message_bytes = min(ours.max_message_bytes, other.max_message_bytes)
+            self._by_peer_number[other.number] = channel
+            if channel.inbound:
+                channel.inbound.channel = other.number
+            if channel.outbound:
+                channel.outbound.window_bytes = min(ours.window_bytes, other.window_bytes)
+
+    def open(self, numbers: Mapping[str, Numbers], now: float) -> None:
+        """The peer has switched over and has this much: replay what it lacks, then go on."""
+        for name, channel in self.channels.items():
+            if channel.outbound and channel.refused is None:
+                channel.outbound.resume(*numbers.get(name, (0, 0)))
+                self.freed.append(channel)
+            if channel.wanted and channel.refused is None:
+                channel.wanted.restart()
+                self._telling.add(channel.number)
+        self._schedule.replace(self._sending())
+        self.is_open = True
+        self.opened_at = now
+        self._ping(Lane.CONTROL, now)
+        counts = list(self._peer_counts.items())
+        if counts:
+            self._outbox.append((Lane.CONTROL, wire.encode_peers(counts)))
+
+    def _sending(self) -> Iterable[Outbound]:
+        return [c.outbound for c in self.channels.values() if c.outbound and c.refused is None]
+
+    def renew(self, session: bytes) -> None:
+        """Another process has taken our place at the peer: what we were is forgotten there, so begin as a new one."""
+        self.session, self.peer_session = session, b""
+        for channel in self.channels.values():
+            self._restart(channel)
+
+    def closed(self) -> None:
+        """The connection is gone; everything else stays."""
+        self.is_open = False
+        self._outbox.clear()
+        self._ack_at = FOREVER
+
+    # --- local side --------------------------------------------------------------------------------------------------
+
+    def wake(self, channel: Channel) -> None:
+        """Something was put into this channel's outbound."""
+        if channel.outbound and channel.refused is None:
+            self._schedule.wake(channel.outbound)
+
+    def delivered(self, channel: Channel, size: int, now: float) -> None:
+        """The channel's inbound has handed on a run of this size; the peer hears in time to keep its window open."""
+        inbound = channel.inbound
+        if inbound is None or channel.peer_number is None:
+            return
+        self._owed_channels[channel.peer_number] = inbound
+        inbound.owed_bytes += size
+        due = now if inbound.owed_bytes >= inbound.window_bytes // 4 else now + ACK_DELAY_S
+        self._ack_at = min(self._ack_at, due)
+
+    def topics_changed(self, channel: Channel) -> None:
+        """`wanted` has changes for the peer."""
+        if channel.refused is None:
+            self._telling.add(channel.number)
+
+    def topics_applied(self, channel: Channel) -> None:
+        """The local socket has taken every change to `granted`: tell the peer."""
+        if channel.topic_ack is not None:
+            self._outbox.append((Lane.CONTROL, wire.encode_subscribed(*channel.topic_ack)))
+            channel.topic_ack = None
+
+    def say_peers(self, channel: Channel, count: int) -> None:
+        """How many applications are connected at this half of the route."""
+        if self._peer_counts.get(channel.number) == count:
+            return
+        self._peer_counts[channel.number] = count
+        if self.is_open:
+            self._outbox.append((Lane.CONTROL, wire.encode_peers([(channel.number, count)])))
+
+    def sweep(self, now: float) -> None:
+        """Let every channel drop what has grown too old, link or no link."""
+        for channel in self.channels.values():
+            if channel.outbound and channel.outbound.terms.max_age_s is not None:
+                before = channel.outbound.queue_bytes
+                channel.outbound.expire(now)
+                if channel.outbound.queue_bytes < before:
+                    self.freed.append(channel)
+
+    @property
+    def drained(self) -> bool:
+        """Nothing of ours is under way or waits."""
+        waiting = any(c.outbound and c.outbound.unacked_bytes for c in self.channels.values() if c.refused is None)
+        return not waiting and not self._owed_channels and not self._outbox
+
+    # --- out ---------------------------------------------------------------------------------------------------------
+
+    def transmit(self, now: float) -> list[tuple[Lane, Parts]]:
+        """Everything that may go now, in order."""
+        if not self.is_open:
+            return []
+        out, self._outbox = self._outbox, []
+        while self._telling:
+            channel = self._by_number[self._telling.pop()]
+            if channel.wanted is not None and channel.refused is None:
+                out.extend((Lane.CONTROL, frame) for frame in channel.wanted.frames(channel.number))
+        while self.credit.has_room():
+            outbound = self._schedule.pick(now)
+            if outbound is None:
+                break
+            out.append((Lane.DATA, self._data(outbound, now)))
+        if self._owed_bytes >= ACK_BYTES or now >= self._ack_at:
+            out.append((Lane.CONTROL, wire.encode_ack(self._ack())))
+        return out
+
+    def _data(self, outbound: Outbound, now: float) -> Parts:
+        batch = outbound.take(now)
+        ack = self._ack() if self._ack_at is not FOREVER else None
+        header = wire.encode_data(
+            Data(outbound.channel, batch.seq, int(batch.born * 1e6), batch.messages, batch.more, ack)
+        )
+        self.credit.add(len(header) + batch.size, now)
+        return [header, *batch.segments]
+
+    def _ack(self) -> Ack:
+        items = list(self._owed_channels.items())[: wire.ACK_ITEMS]
+        delivered = [(number, inbound.delivered) for number, inbound in items if inbound.channel == number]
+        for number, inbound in items:
+            del self._owed_channels[number]
+            inbound.owed_bytes = 0
+        self._owed_bytes = 0
+        if not self._owed_channels:
+            self._ack_at = FOREVER
+        return Ack(self._lane_received, delivered)
+
+    def _ping(self, lane: Lane, now: float) -> None:
+        self._outbox.append((lane, wire.encode_ping(int(now * 1e6))))
+        self._pulses[lane].pinged(now)
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    def deadline(self) -> float:
+        """When `tick` wants to be called, at the latest."""
+        if not self.is_open:
+            return FOREVER
+        pulses = min(pulse.deadline() for pulse in self._pulses.values())
+        return min(pulses, self._ack_at, self.credit.stall_at())
+
+    def tick(self, now: float) -> str | None:
+        """Ping what is idle. A sentence when the link is dead: redial both lanes."""
+        if not self.is_open:
+            return None
+        for lane, pulse in self._pulses.items():
+            if pulse.dead(now):
+                return f"the {lane.name.lower()} lane was silent for {now - pulse.heard_at:.0f} s"
+            if pulse.ping_due(now):
+                self._ping(lane, now)
+        if now >= self.credit.stall_at():
+            stuck_s = now - self.credit.progress_at
+            return f"{self.credit.outstanding} bytes on the data lane did not move for {stuck_s:.0f} s"
+        return None
+
+    # --- in ----------------------------------------------------------------------------------------------------------
+
+    def receive(self, lane: Lane, parts: Sequence[Buffer], now: float) -> None:
+        """A message of an agreed connection. RemoteProtocolError: tell the peer and drop the connection."""
+        self._pulses[lane].heard(now)
+        kind = wire.kind_of(parts)
+        handler = self._handlers.get(kind)
+        if handler is None or not _belongs(kind, lane):
+            raise RemoteProtocolError("frame", f"{kind.name} does not belong on the {lane.name.lower()} lane now")
+        handler(lane, parts, now)
+
+    def _on_data(self, lane: Lane, parts: Sequence[Buffer], now: float) -> None:
+        header = wire.decode_data(parts[0])
+        if header.ack is not None:
+            self._acknowledge(header.ack, now)
+        segments = parts[1:]
+        size = sum(map(_size, segments))
+        self._lane_received += size + _size(parts[0])
+        self._owed_bytes += size
+        self._ack_at = min(self._ack_at, now + ACK_DELAY_S)
+        channel = self._by_peer_number.get(header.channel)
+        if channel is None or channel.inbound is None:
+            raise RemoteProtocolError("channel", f"the peer sends on channel {header.channel}, which it may not open")
+        born = self._clock.local(header.born_us / 1e6, now)
+        if channel.inbound.accept(header, segments, size, born) and not header.more:
+            self.arrived.append(channel)
+
+    def _on_ack(self, lane: Lane, parts: Sequence[Buffer], now: float) -> None:
+        self._acknowledge(wire.decode_ack(parts[0]), now)
+
+    def _acknowledge(self, ack: Ack, now: float) -> None:
+        self.credit.acknowledge(ack.lane_bytes, now)
+        for number, delivered in ack.delivered:
+            channel = self._by_number.get(number)
+            if channel is not None and channel.outbound and channel.outbound.acknowledge(delivered):
+                self.freed.append(channel)
+                self._schedule.wake(channel.outbound)
+
+    def _on_ping(self, lane: Lane, parts: Sequence[Buffer], now: float) -> None:
+        clock_us = wire.decode_ping(parts[0])
+        self._clock.sample(clock_us / 1e6, now)
+        if self._pulses[lane].may_pong(now):
+            self._outbox.append((lane, wire.encode_pong(clock_us, int(now * 1e6))))
+
+    def _on_pong(self, lane: Lane, parts: Sequence[Buffer], now: float) -> None:
+        echo_us, clock_us = wire.decode_pong(parts[0])
+        self._clock.sample(clock_us / 1e6, now)
+        if lane is Lane.CONTROL and 0 <= now - echo_us / 1e6 < 60:
+            self.rtt_s = now - echo_us / 1e6
+            self._pulses[lane].answered(now)
+
+    def _on_subscribe(self, lane: Lane, parts: Sequence[Buffer], now: float) -> None:
+        piece = wire.decode_subscribe(parts[0])
+        channel = self._by_peer_number.get(piece.channel)
+        if channel is None or channel.granted is None:
+            raise RemoteProtocolError(
+                "channel", f"the peer subscribes on channel {piece.channel}, which it may not open"
+            )
+        channel.topic_changes.extend(channel.granted.take(piece))
+        if piece.last:
+            channel.topic_ack = (piece.channel, piece.generation)
+            self.arrived.append(channel)
+
+    def _on_subscribed(self, lane: Lane, parts: Sequence[Buffer], now: float) -> None:
+        number, generation = wire.decode_subscribed(parts[0])
+        channel = self._by_number.get(number)
+        if channel is not None and channel.wanted is not None:
+            channel.wanted.acknowledged = generation
+
+    def _on_peers(self, lane: Lane, parts: Sequence[Buffer], now: float) -> None:
+        for number, count in wire.decode_peers(parts[0]):
+            channel = self._by_peer_number.get(number)
+            if channel is not None:
+                channel.remote_peers = count
+
+
+def _belongs(kind: Kind, lane: Lane) -> bool:
+    return kind in (Kind.PING, Kind.PONG) or (lane is Lane.DATA) == (kind is Kind.DATA)
+
+
+_size = cast("Callable[[Buffer], int]", len)
+"""Segments have a length in bytes; the type of buffers does not say so."""
