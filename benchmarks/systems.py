@@ -1,0 +1,169 @@
+"""The three systems that are compared: each joins a client to a service, and says which processes stand between.
+
+    ztunnel   client ─ device ══ one CURVE link ══ device ─ service
+    proxies   client ─ zmq_proxy ══ a CURVE hop ══ zmq_proxy ─ service
+    direct    client ══ CURVE ══ service
+
+The link and the hop are dialled from the service's side, as through a firewall. Legs to client and service are plain
+TCP on loopback.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import zmq
+
+from benchmarks import natives
+from benchmarks.process import Process
+from demo.ports import free_ports
+
+Pattern = Literal["pipeline", "reqrep", "pubsub", "pair"]
+Routes = Mapping[str, tuple[Pattern, str]]
+"""Route name → pattern, and how the far half meets the service: `connect ENDPOINT` or `bind ENDPOINT`."""
+ANY_PORT = "tcp://127.0.0.1:*"
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What stands between clients and services: per route the client's arguments, and the two halves' processes."""
+
+    clients: dict[str, list[str]]
+    halves: list[Process] = field(default_factory=list)
+
+
+class System(Protocol):
+    """One way to join clients to services."""
+
+    name: str
+
+    def service_arguments(self) -> list[str]:
+        """Arguments for the program at the service's end."""
+
+    def join(self, folder: Path, routes: Routes) -> AbstractContextManager[Joined]:
+        """A context in which each route's client reaches its service's endpoint."""
+
+
+def _key_pair() -> tuple[str, str]:
+    public, secret = zmq.curve_keypair()
+    return public.decode(), secret.decode()
+
+
+class Direct:
+    """(b): a CURVE socket at each end."""
+
+    name = "direct"
+
+    def __init__(self) -> None:
+        self._server, self._client = _key_pair(), _key_pair()
+
+    def service_arguments(self) -> list[str]:
+        return [f"server_secret={self._server[1]}"]
+
+    @contextmanager
+    def join(self, folder: Path, routes: Routes) -> Iterator[Joined]:
+        curve = [f"server_key={self._server[0]}", f"public={self._client[0]}", f"secret={self._client[1]}"]
+        yield Joined({name: [f"connect={end.split()[1]}", *curve] for name, (_, end) in routes.items()})
+
+
+class Proxies:
+    """(a): two zmq_proxy in C, one pair of processes a route, CURVE on the hop between."""
+
+    name = "proxies"
+
+    def service_arguments(self) -> list[str]:
+        return []
+
+    @contextmanager
+    def join(self, folder: Path, routes: Routes) -> Iterator[Joined]:
+        with ExitStack() as stack:
+            joined = Joined({}, [])
+            for name, (pattern, end) in routes.items():
+                near, far, entry = self._pair(folder, pattern, end)
+                joined.halves.extend((stack.enter_context(near), stack.enter_context(far)))
+                joined.clients[name] = [f"connect={entry}"]
+            yield joined
+
+    def _pair(self, folder: Path, pattern: Pattern, end: str) -> tuple[Process, Process, str]:
+        server, client = _key_pair(), _key_pair()
+        curve = [f"front_server_key={server[0]}", f"front_public={client[0]}", f"front_secret={client[1]}"]
+        listening = [f"front_bind={ANY_PORT}", f"back_bind={ANY_PORT}", f"back_server_secret={server[1]}"]
+        near = Process("near half", natives.command("half", f"pattern={pattern}", *listening), folder)
+        entry = near.line("bound front_ ").split()[-1]
+        hop = near.line("bound back_ ").split()[-1]
+        dialling = [f"front_connect={hop}", *curve, f"back_{end.replace(' ', '=')}"]
+        far = Process("far half", natives.command("half", f"pattern={pattern}", *dialling), folder)
+        return near, far, entry
+
+
+class Ztunnel:
+    """Both halves as real device processes from one table: CURVE link, `confirmed`, defaults everywhere else."""
+
+    name = "ztunnel"
+
+    def service_arguments(self) -> list[str]:
+        return []
+
+    @contextmanager
+    def join(self, folder: Path, routes: Routes) -> Iterator[Joined]:
+        from tunnel.config import read_plan
+
+        home = folder / f"table{next(_numbers)}"
+        table, clients = self._write_table(home, routes)
+        with ExitStack() as stack:
+            halves = []
+            for side in ("dmz", "plant"):
+                runtime = read_plan(table, side).runtime_dir
+                stack.callback(shutil.rmtree, runtime, ignore_errors=True)
+                command = [sys.executable, "-m", "tunnel.device", str(table), "--as", side]
+                half = Process(f"{side} half", command, folder, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+                stack.callback(half.end, gently_s=8.0)
+                halves.append(half)
+            yield Joined(clients, halves)
+
+    def _write_table(self, home: Path, routes: Routes) -> tuple[Path, dict[str, list[str]]]:
+        from tunnel.keys import write_pair
+
+        for side in ("dmz", "plant"):
+            write_pair(home / "keys", side)
+        link, *entries = free_ports(1 + len(routes))
+        lines = [
+            "version: 1",
+            f"name: bench-{os.getpid()}-{next(_numbers)}",
+            "sides:",
+            "  dmz:",
+            "    key: keys/dmz.key",
+            "  plant:",
+            "    key: keys/plant.key",
+            "links:",
+            f"  - listen: dmz tcp://127.0.0.1:{link}",
+            f"    dial: plant tcp://127.0.0.1:{link}",
+            "routes:",
+        ]
+        clients = {}
+        for entry, (name, (pattern, end)) in zip(entries, routes.items(), strict=True):
+            lines += [
+                f"  {name}:",
+                f"    pattern: {pattern}",
+                f"    from: dmz bind tcp://127.0.0.1:{entry}",
+                f"    to: plant {end}",
+                "    delivery: confirmed",
+            ]
+            if pattern in ("reqrep", "pair"):
+                lines.append("    max_age: never")
+            clients[name] = [f"connect=tcp://127.0.0.1:{entry}"]
+        table = home / "bench.yaml"
+        table.write_text("\n".join(lines) + "\n")
+        return table, clients
+
+
+ALL: tuple[System, ...] = (Ztunnel(), Proxies(), Direct())
