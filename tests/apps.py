@@ -209,7 +209,7 @@ class Service(Role):
 
 
 class Requester(Role):
-    """Several REQ clients, each with one request under way. Keys are NAME.0, NAME.1 ..."""
+    """Several REQ clients, each with one request under way. Keys are NAME.0, NAME.1 ...; L notes round trips in µs."""
 
     kind = zmq.REQ
 
@@ -242,7 +242,9 @@ class Requester(Role):
         index = self.sockets.index(socket)
         right = parts[:2] == [self.key(index).encode(), b"%d" % self._next[index]]
         self.journal.note("R" if right else "W", parts[0].decode(), int(parts[1]))
-        if right:
+        asked_at = self._asked_at[index]
+        if right and asked_at is not None:
+            self.journal.note("L", self.key(index), int((time.monotonic() - asked_at) * 1e6))
             self._next[index] += 1
             self._asked_at[index] = None
 

@@ -1,0 +1,143 @@
+"""Clients that vanish and services that restart: the others go on, what is lost is counted or within the figures."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.apps import App, settled
+from tests.faults.rig import Rig
+from tests.journal import compare_requests
+from tests.waiting import until
+
+
+def orders(rig: Rig) -> str:
+    return f"""
+orders:
+  pattern: reqrep
+  from: dmz bind {rig.ipc("orders")}
+  to: plant connect {rig.ipc("service")}
+  max_age: never
+"""
+
+
+def start(rig: Rig, **how: list[str]) -> App:
+    """The rig with one route; gives the service."""
+    rig.write(orders(rig))
+    rig.start(**how)
+    return rig.apps.start("rep", f"bind {rig.ipc('service')}", name="service")
+
+
+def let_clients_vanish(rig: Rig, service: App) -> App:
+    """Ten clients ask a sleeping service and are killed; then it wakes. Gives the client that stayed."""
+    stayed = rig.apps.start("req", f"connect {rig.ipc('orders')}", name="stayed", started=True)
+    until(lambda: stayed.received() > 20, 20, "requests are answered")
+    service.suspend()
+    before = rig.dmz.route("orders")["messages_in"]
+    gone = rig.apps.start("req", f"connect {rig.ipc('orders')}", name="gone", clients=10, started=True)
+    until(lambda: rig.dmz.route("orders")["messages_in"] >= before + 11, 20, "all eleven are under way")
+    gone.kill()
+    service.resume()
+    until(lambda: len(service.journal.of("R")) >= 11, 20, "the requests of the dead are carried out")
+    return stayed
+
+
+def test_req_clients_that_vanish_are_counted_and_disturb_nobody(rig: Rig) -> None:
+    service = start(rig)
+    stayed = let_clients_vanish(rig, service)
+    until(lambda: rig.dmz.dropped("orders").total() == 10, 10, lambda: f"ten counted: {rig.dmz.dropped('orders')}")
+    more = stayed.received() + 100
+    until(lambda: stayed.received() >= more, 20, "the other client goes on")
+    stayed.stop()
+    settled(stayed.received, 1, 10)
+    requests = compare_requests(stayed.journal, service.journal)
+    assert requests.clean, requests
+
+
+def test_vanished_clients_go_uncounted_without_mandatory(rig: Rig) -> None:
+    service = start(rig, without=["mandatory"])
+    stayed = let_clients_vanish(rig, service)
+    more = stayed.received() + 100
+    until(lambda: stayed.received() >= more, 20, "the other client goes on")
+    assert rig.dmz.dropped("orders").total() == 0
+
+
+SIZE = 65_536
+IN_BUFFERS = 2 * 212_992 // SIZE + 4
+"""Requests of SIZE that a unix socket's buffers and libzmq's own hold while the reader sleeps."""
+
+
+def restart_service(rig: Rig, **how: list[str]) -> list[tuple[str, int]]:
+    """Kills a sleeping service with requests queued before it, starts it anew; gives the requests never answered."""
+    service = start(rig, **how)
+    client = rig.apps.start("dealer", f"connect {rig.ipc('orders')}", name="d", clients=1000, size=SIZE, most=300)
+    rig.apps.opened()
+    service.suspend()
+    client.go()
+    until(lambda: client.sent() == 300, 20, "all requests were sent")
+    settled(lambda: rig.plant.route("orders")["messages_out"], 1, 10)
+    service.kill()
+    heir = rig.apps.start("rep", f"bind {rig.ipc('service')}", name="heir")
+    settled(lambda: (heir.received(), client.received()), 2, 30)
+    requests = compare_requests(client.journal, heir.journal)
+    assert requests.faults[1:] == (0, 0, 0), requests
+    return requests.unanswered
+
+
+def test_restarted_service_loses_only_what_was_in_its_own_buffers(rig: Rig) -> None:
+    lost = restart_service(rig)
+    assert len(lost) <= IN_BUFFERS, lost
+
+
+def test_restarted_service_loses_the_queue_too_with_immediate(rig: Rig) -> None:
+    lost = restart_service(rig, without=["queueing"])
+    assert len(lost) > IN_BUFFERS, f"the control shows nothing: {lost}"
+
+
+def test_req_clients_come_back_each_time_their_service_restarts(rig: Rig) -> None:
+    service = start(rig)
+    clients, rounds = 4, 3
+    client = rig.apps.start("req", f"connect {rig.ipc('orders')}", name="c", clients=clients, timeout_s=2, started=True)
+    for _ in range(rounds):
+        more = client.received() + 100
+        until(lambda more=more: client.received() >= more, 20, "requests are answered")  # type: ignore[misc]
+        service.kill()
+        service = rig.apps.start("rep", f"bind {rig.ipc('service')}")
+    more = client.received() + 100
+    until(lambda: client.received() >= more, 20, "requests are answered")
+    client.stop()
+    settled(client.received, 2.5, 20)
+    lost = client.sent() - client.received()
+    assert lost <= rounds * clients, f"{lost} requests lost over {rounds} restarts of {clients} clients' service"
+    assert client.journal.count("W") == 0
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_oversize_message_is_refused_counted_and_logged(rig: Rig, limited: bool) -> None:
+    """`limited` False is the control: without the limit the message crosses."""
+    rig.write(f"""
+weights:
+  pattern: pipeline
+  from: plant bind {rig.ipc("weights")}
+  to: dmz bind {rig.ipc("workers")}
+  max_message: 64KiB
+""")
+    rig.start(without=[] if limited else ["max_message"])
+    pull = rig.apps.start("pull", f"connect {rig.ipc('workers')}")
+    address = f"connect {rig.ipc('weights')}"
+    good = rig.apps.start("push", address, name="good", rate=200, started=True)
+    until(lambda: pull.received() > 20, 20, "small ones cross")
+    large = rig.apps.start("push", address, name="large", size=100_000, most=3, started=True)
+    until(lambda: large.sent() == 3, 10, "the large ones were sent")
+    if not limited:
+        until(lambda: len(pull.journal.of("R").get("large", [])) == 3, 10, "the large ones cross")
+        return
+    until(lambda: rig.plant.dropped("weights")["too_large"] == 3, 10, lambda: f"counted: {rig.plant.dropped()}")
+    more = pull.received() + 50
+    until(lambda: pull.received() >= more, 10, "the route goes on")
+    good.stop()
+    settled(pull.received, 1, 10)
+    received = pull.journal.of("R")
+    assert "large" not in received
+    assert received["good"] == good.journal.of("S")["good"]
+    lines = [line for line in rig.plant.log_text().splitlines() if "too_large" in line and "weights" in line]
+    assert lines, rig.plant.log_text()[-2000:]
