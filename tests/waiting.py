@@ -43,3 +43,8 @@ def free_port(host: str = "127.0.0.1") -> int:
                 continue
             return port
     raise AssertionError("no free port between 10000 and 32000")
+
+
+def elapse(seconds: float) -> None:
+    """Lets time pass where its length is itself what is tested (how long a cut lasts); never to wait for something."""
+    time.sleep(seconds)

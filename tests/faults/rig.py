@@ -18,13 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunnel.keys import write_pair
-
 from tests.apps import Apps
 from tests.relay import Relay
-from tests.waiting import free_port, until
+from tests.waiting import elapse, free_port, until
 from tunnel.control import ask
 from tunnel.errors import NotRunningError
+from tunnel.keys import write_pair
 
 SIDES = ("dmz", "plant")
 ROOT = Path(__file__).parents[2]
@@ -202,7 +201,7 @@ class Rig:
 
 
 def cpu_share(half: Half, over_s: float) -> float:
-    """Share of one core that a half uses over a stretch of time: the one wait here that must last."""
+    """Share of one core that a half uses over a stretch of time."""
     before, began = half.cpu_s(), time.monotonic()
-    until(lambda: time.monotonic() - began >= over_s, over_s + 5, "time passes")
+    elapse(over_s)
     return (half.cpu_s() - before) / (time.monotonic() - began)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import time
 from collections.abc import Callable
 
 import pytest
@@ -17,7 +16,7 @@ from tests.faults.load import Load, four_routes
 from tests.faults.rig import FULL, QUICK, Rig
 from tests.journal import Requests, Verdict
 from tests.relay import Relay
-from tests.waiting import until
+from tests.waiting import elapse, until
 from tunnel.errors import NotRunningError
 
 LIMITS = [] if FULL else [*QUICK, "PING_IDLE_S=0.5", "SILENCE_S=1.5"]
@@ -36,7 +35,7 @@ def fin(relay: Relay) -> None:
 def swallowed_then_cut(relay: Relay) -> None:
     """Frames vanish for a while before the connection breaks: much is under way."""
     relay.swallow()
-    pause(0.15)
+    elapse(0.15)
     relay.cut("rst")
     relay.heal()
 
@@ -60,7 +59,7 @@ def black_hole(relay: Relay) -> None:
 def short_hole(relay: Relay) -> None:
     """Nothing passes for a moment, then everything does; cut just then, from the other side."""
     relay.black_hole()
-    pause(0.2)
+    elapse(0.2)
     relay.heal()
     relay.cut("fin")
 
@@ -69,11 +68,6 @@ Cut = Callable[[Relay], None]
 QUICK_ONES: tuple[Cut, ...] = (rst, fin, swallowed_then_cut, half_open_dialler, short_hole)
 SLOW_ONES: tuple[Cut, ...] = (half_open_listener, black_hole)
 """Noticed only by silence."""
-
-
-def pause(seconds: float) -> None:
-    """Lets the load run on for a stretch: the one wait here that must last."""
-    until(lambda began=time.monotonic(): time.monotonic() - began >= seconds, seconds + 1, "time", 0.005)  # type: ignore[misc]
 
 
 def plan_of_cuts(count: int) -> list[Cut]:
@@ -92,20 +86,22 @@ def resumes(rig: Rig) -> int:
         return -1
 
 
+def resumed(rig: Rig, before: int, after: str) -> None:
+    until(
+        lambda: resumes(rig) > before,
+        RESUMED_WITHIN_S,
+        lambda: f"resumed after {after}: {rig.plant.last.get('links')}",
+    )
+
+
 def cut_again_and_again(rig: Rig, cuts: list[Cut]) -> None:
     """Cuts, waits for the link to resume, lets the load flow a moment (sometimes hardly any), cuts again."""
     chance = random.Random(7)
     for number, cut in enumerate(cuts):
         before = resumes(rig)
         cut(rig.relay)
-        until(
-            lambda before=before: resumes(rig) > before,  # type: ignore[misc]
-            RESUMED_WITHIN_S,
-            lambda number=number, cut=cut: (
-                f"resumed after cut {number} ({cut.__name__}): {rig.plant.last.get('links')}"
-            ),  # type: ignore[misc]
-        )
-        pause(chance.choice((0.0, 0.05, 0.2, 0.4)))
+        resumed(rig, before, f"cut {number} ({cut.__name__})")
+        elapse(chance.choice((0.0, 0.05, 0.2, 0.4)))
 
 
 def run(rig: Rig, delivery: str, cuts: list[Cut], *, flow: bool = True, **how: list[str]) -> Load:

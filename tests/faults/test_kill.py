@@ -1,4 +1,4 @@
-"""kill -9 of one half: the applications of the other keep their connections, the routes come back, losses are bounded."""
+"""kill -9 of one half: the other's applications keep their connections, the routes come back."""
 
 from __future__ import annotations
 

@@ -27,6 +27,12 @@ def start(rig: Rig, **how: list[str]) -> App:
     return rig.apps.start("rep", f"bind {rig.ipc('service')}", name="service")
 
 
+def receives_more(app: App, count: int) -> None:
+    """The application goes on: it gets that many more messages."""
+    goal = app.received() + count
+    until(lambda: app.received() >= goal, 20, lambda: f"{app.options.name} received {goal}: {app.received()}")
+
+
 def let_clients_vanish(rig: Rig, service: App) -> App:
     """Ten clients ask a sleeping service and are killed; then it wakes. Gives the client that stayed."""
     stayed = rig.apps.start("req", f"connect {rig.ipc('orders')}", name="stayed", started=True)
@@ -45,8 +51,7 @@ def test_req_clients_that_vanish_are_counted_and_disturb_nobody(rig: Rig) -> Non
     service = start(rig)
     stayed = let_clients_vanish(rig, service)
     until(lambda: rig.dmz.dropped("orders").total() == 10, 10, lambda: f"ten counted: {rig.dmz.dropped('orders')}")
-    more = stayed.received() + 100
-    until(lambda: stayed.received() >= more, 20, "the other client goes on")
+    receives_more(stayed, 100)
     stayed.stop()
     settled(stayed.received, 1, 10)
     requests = compare_requests(stayed.journal, service.journal)
@@ -56,8 +61,7 @@ def test_req_clients_that_vanish_are_counted_and_disturb_nobody(rig: Rig) -> Non
 def test_vanished_clients_go_uncounted_without_mandatory(rig: Rig) -> None:
     service = start(rig, without=["mandatory"])
     stayed = let_clients_vanish(rig, service)
-    more = stayed.received() + 100
-    until(lambda: stayed.received() >= more, 20, "the other client goes on")
+    receives_more(stayed, 100)
     assert rig.dmz.dropped("orders").total() == 0
 
 
@@ -98,12 +102,10 @@ def test_req_clients_come_back_each_time_their_service_restarts(rig: Rig) -> Non
     clients, rounds = 4, 3
     client = rig.apps.start("req", f"connect {rig.ipc('orders')}", name="c", clients=clients, timeout_s=2, started=True)
     for _ in range(rounds):
-        more = client.received() + 100
-        until(lambda more=more: client.received() >= more, 20, "requests are answered")  # type: ignore[misc]
+        receives_more(client, 100)
         service.kill()
         service = rig.apps.start("rep", f"bind {rig.ipc('service')}")
-    more = client.received() + 100
-    until(lambda: client.received() >= more, 20, "requests are answered")
+    receives_more(client, 100)
     client.stop()
     settled(client.received, 2.5, 20)
     lost = client.sent() - client.received()
@@ -132,8 +134,7 @@ weights:
         until(lambda: len(pull.journal.of("R").get("large", [])) == 3, 10, "the large ones cross")
         return
     until(lambda: rig.plant.dropped("weights")["too_large"] == 3, 10, lambda: f"counted: {rig.plant.dropped()}")
-    more = pull.received() + 50
-    until(lambda: pull.received() >= more, 10, "the route goes on")
+    receives_more(pull, 50)
     good.stop()
     settled(pull.received, 1, 10)
     received = pull.journal.of("R")
