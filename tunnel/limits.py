@@ -69,6 +69,8 @@ SILENCE_S: Final = 15.0
 """A control lane silent, or a data lane whose bytes stand still, for this long is dead: both lanes are redialled."""
 HANDSHAKE_S: Final = 5.0
 """HELLO to OPEN, and the CURVE handshake before it; a silent connection holds a descriptor no longer than this."""
+HELLO_GAP_S: Final = 0.05
+"""Greetings of one side that follow each other faster are dropped: an honest dialler pauses longer."""
 REDIAL_MIN_S: Final = 0.2
 REDIAL_MAX_S: Final = 30.0
 """Decorrelated jitter between attempts runs between these two, for ever."""
@@ -88,6 +90,30 @@ EXIT_HWM: Final = 64
 """High-water mark of local exit sockets: what a consumer that is killed can take along (docs/guarantees.md)."""
 EXIT_LINGER_S: Final = 5.0
 """Time that exits get on an orderly stop to hand over what is already in their queues."""
+LOCAL_CONNECT_S: Final = 5.0
+"""A connect to an application that is not answered within this time is begun anew: the kernel's own pause doubles."""
+RECONNECT_MIN_S: Final = 0.1
+RECONNECT_MAX_S: Final = 5.0
+"""libzmq's pauses between its own tries of a local connect, doubling between these two."""
+REMAKE_MIN_S: Final = 0.2
+REMAKE_MAX_S: Final = 5.0
+"""The same where libzmq gives up for ever and we bind or connect anew."""
+REMAKE_CALM_S: Final = 10.0
+"""A connection that was good for this long starts again with the shortest pause."""
+GAVE_UP_S: Final = 0.2
+"""libzmq says at once that it tries again; silent for this long after a disconnect, it never will (libzmq #4196)."""
+DRAIN_S: Final = 30.0
+"""What is unread in a connection that is made anew gets this long to be read."""
+LISTENER_CLOSE_S: Final = 2.0
+"""The closing of a listener is waited for this long before its address is bound again."""
+REASON_S: Final = 300.0
+"""A peer that was turned away is told of in `status` for this long."""
+KEEPALIVE_IDLE_S: Final = 15.0
+KEEPALIVE_INTERVAL_S: Final = 5.0
+KEEPALIVE_COUNT: Final = 3
+"""TCP keepalive of local connections: an application's machine that died silently is noticed after 30 s."""
+HEARTBEAT_TIMEOUTS: Final = 3
+"""Heartbeats of a local end, where the table asks for them, may fail to be answered this many times."""
 EVENTS_TICK_S: Final = 1.0
 """EVENTS of every watched socket is reread this often: a missed edge would hang for ever."""
 MONITOR_CLOSE_S: Final = 10.0
