@@ -1,0 +1,68 @@
+"""Which table and which running side a command means.
+
+TABLE is a file or a name; left out, it is the only one running here, else ./ztunnel.yaml.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from tunnel.errors import UsageError
+
+if TYPE_CHECKING:
+    from tunnel.supervise.places import Running
+
+INSTALLED: Final = Path("/etc/ztunnel")
+"""Where the systemd unit `ztunnel@NAME` finds NAME.yaml."""
+
+TableArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[TABLE]",
+        help="A table's file or name; left out: the only one running here, else ./ztunnel.yaml.",
+        show_default=False,
+    ),
+]
+TableOption = Annotated[
+    str | None,
+    typer.Option("-t", "--table", metavar="TABLE", help="A table's file or name.", show_default=False),
+]
+SideOption = Annotated[
+    str | None,
+    typer.Option("--as", metavar="SIDE", help="Which side, where this machine holds several.", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def table_file(table: str | None) -> Path:
+    """The file that TABLE means, absolute. UsageError: there is none, or several could be meant."""
+    from tunnel.supervise.places import find_all
+
+    running = find_all()
+    if table is None:
+        tables = sorted({r.table for r in running})
+        if len(tables) == 1:
+            return tables[0]
+        if Path("ztunnel.yaml").is_file():
+            return Path("ztunnel.yaml").resolve()
+        if tables:
+            raise UsageError(
+                f"several tables run here: name one of them ({', '.join(sorted({r.name for r in running}))})."
+            )
+        raise UsageError("which table? There is no ./ztunnel.yaml here, and none is running: name its file.")
+    if Path(table).is_file():
+        return Path(table).resolve()
+    for file in (*(r.table for r in running if r.name == table), INSTALLED / f"{table}.yaml"):
+        if file.is_file():
+            return file.resolve()
+    raise UsageError(f"there is no file {table}, and no table of that name runs here or lies in {INSTALLED}.")
+
+
+def running_side(table: str | None, side: str | None, *, dead_too: bool = False) -> Running:
+    """The running side that is meant. NotRunningError: none; UsageError: several."""
+    from tunnel.supervise.places import find
+
+    return find(table, side, dead_too=dead_too)

@@ -1,0 +1,133 @@
+"""Commands that start, stop and change what runs: up, down, restart, reload, wait."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from tunnel.cli.pick import JsonOption, SideOption, TableArgument, TableOption, running_side, table_file
+from tunnel.limits import READY_S
+
+
+class Stage(StrEnum):
+    """What `wait` waits for."""
+
+    LOCAL = "local"
+    LINK = "link"
+    SERVICE = "service"
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command()(up)
+    app.command()(down)
+    app.command()(restart)
+    app.command()(reload)
+    app.command()(wait)
+
+
+def up(
+    table: TableArgument = None,
+    side: SideOption = None,
+    detach: Annotated[
+        bool, typer.Option("-d", "--detach", help="Leave it running and return when it is ready.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="With -d: seconds to wait until it is ready.")] = READY_S,
+) -> None:
+    """Run this side of a table: with its logs in the foreground, or detached."""
+    from tunnel.config import read_plan
+    from tunnel.supervise import up as supervise_up
+
+    plan = read_plan(table_file(table), side)
+    for warning in plan.warnings:
+        typer.echo(f"ztunnel: warning: {warning}", err=True)
+    if detach:
+        status = supervise_up.detached(plan, timeout)
+        typer.echo(f"ready: {supervise_up.summary(status)}")
+    else:
+        supervise_up.Foreground(plan, say=_print, show=_print).run()
+
+
+def down(table: TableArgument = None, side: SideOption = None) -> None:
+    """Stop a running side in order: what is under way gets a few seconds to arrive."""
+    from tunnel.errors import LocalError
+    from tunnel.limits import DOWN_S
+    from tunnel.supervise.daemon import Supervisor
+    from tunnel.supervise.places import wait_until_gone
+
+    running = running_side(table, side)
+    Supervisor(running).shut_down()
+    if not wait_until_gone(running, DOWN_S):
+        raise LocalError(
+            f"{running} did not end within {DOWN_S:g} s: `kill -9 {running.pid}` ends its supervisor at once, "
+            "and its processes are then told to stop."
+        )
+    typer.echo(f"stopped: {running.name} side {running.side}")
+
+
+def restart(
+    part: Annotated[str, typer.Argument(metavar="PART", help="A process, as `ztunnel status` names it.")],
+    table: TableOption = None,
+    side: SideOption = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait until everything is ready again.")] = READY_S,
+) -> None:
+    """Stop one process in order and start it again; the others are not touched."""
+    from tunnel.supervise.daemon import Supervisor
+    from tunnel.supervise.up import summary, wait_ready
+
+    running = running_side(table, side)
+    Supervisor(running).restart(part)
+    typer.echo(f"ready: {summary(wait_ready(running, timeout))}")
+
+
+def reload(
+    table: TableArgument = None,
+    side: SideOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take in a changed table: only the routes, links and processes that changed are touched."""
+    from tunnel.cli.show import print_json
+    from tunnel.config import read_plan
+    from tunnel.supervise.reload import reload_side
+
+    running = running_side(table, side)
+    plan = read_plan(running.table, running.side)  # a wrong table stops here, before anything is asked
+    changes = reload_side(running, plan, dry_run=dry_run)
+    if as_json:
+        print_json(changes)
+        return
+    for line in changes["changes"] or ["nothing changes"]:
+        typer.echo(("would change: " if dry_run and changes["changes"] else "") + line)
+
+
+def wait(
+    route: Annotated[str, typer.Argument(metavar="ROUTE", help="A route of the table.")],
+    stage: Annotated[
+        Stage,
+        typer.Option(
+            "--for",
+            help="local: its sockets here are open. link: messages can cross to the other side. "
+            "service: that, and an application is connected at this side's end.",
+        ),
+    ] = Stage.LINK,
+    table: TableOption = None,
+    side: SideOption = None,
+    timeout: Annotated[float, typer.Option(min=0.0, help="Seconds.")] = READY_S,
+) -> None:
+    """Wait until a route is as far as you need it: exit 0 when it is, 1 when the time is over."""
+    from tunnel.errors import LocalError
+    from tunnel.supervise.stages import missing_of, wait_for_stage
+
+    status, reached = wait_for_stage(running_side(table, side), route, stage.value, timeout)
+    if not reached:
+        raise LocalError(f"route {route} after {timeout:g} s: {missing_of(status, route, stage.value)}")
+
+
+def _print(line: str) -> None:
+    """Where `up` stays in the foreground: a terminal or reader that went away must not end the tunnel half-way."""
+    with suppress(OSError):
+        typer.echo(line)

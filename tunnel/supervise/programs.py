@@ -1,0 +1,63 @@
+"""Plan → the processes of a side. Today that is the device; carriers and bridges with a process of their own join here.
+
+The list is written to `programs.json` in the runtime folder; supervisord's configuration holds names only, so that no
+path, however odd, has to survive its quoting (`tunnel/supervise/child.py` reads the list and becomes the program).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+import tunnel
+from tunnel.config.plan import Plan
+from tunnel.limits import STOP_WAIT_S
+
+PROGRAMS: Final = "programs.json"
+KEEPER: Final = "keeper"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One process: `name` is `[a-z0-9][a-z0-9_.-]*`; `argv[0]` an absolute path."""
+
+    name: str
+    argv: tuple[str, ...]
+    environment: dict[str, str] = field(default_factory=dict)
+    stop_wait_s: int = STOP_WAIT_S
+    control: str | None = None
+    """Its control socket in the runtime folder; None: it has none."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when anything about the program does: supervisord then sees another command."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def programs(plan: Plan) -> tuple[Program, ...]:
+    """Every process of this side, in the order in which they start; they stop in the reverse order."""
+    return (_device(plan),)
+
+
+def keeper() -> Program:
+    """The one that starts the others again."""
+    return Program(KEEPER, (*_python(), "-m", "tunnel.supervise.keeper"), _environment(), stop_wait_s=2)
+
+
+def _device(plan: Plan) -> Program:
+    argv = (*_python(), "-m", "tunnel.device", str(plan.table), "--as", plan.side)
+    return Program("device", argv, _environment(), control="device.sock")
+
+
+def _python() -> tuple[str, ...]:
+    return (sys.executable, "-P")  # -P: what lies in the working directory is not imported
+
+
+def _environment() -> dict[str, str]:
+    """A source checkout that is not installed is found by PYTHONPATH; anything else needs nothing."""
+    root = Path(tunnel.__file__).resolve().parent.parent
+    return {"PYTHONPATH": str(root)} if (root / "pyproject.toml").is_file() else {}

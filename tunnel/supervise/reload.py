@@ -1,0 +1,44 @@
+"""`ztunnel reload`: the device takes in the changed table itself; the list of processes is brought in line with it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tunnel.config.plan import Plan
+from tunnel.control import ask
+from tunnel.limits import DOWN_S
+from tunnel.supervise.daemon import Supervisor
+from tunnel.supervise.places import DEVICE_SOCKET, Running
+from tunnel.supervise.programs import KEEPER, PROGRAMS, Program, programs
+
+
+def reload_side(running: Running, plan: Plan, *, dry_run: bool) -> dict[str, Any]:
+    """{changes: [sentence], device: its reply, processes: {added, changed, removed}}.
+
+    The device is asked first: when it refuses (UsageError, ZtunnelError), no process is touched.
+    """
+    wanted = programs(plan)
+    before = _running_programs(running)
+    planned = {
+        "added": [p.name for p in wanted if p.name not in before],
+        "changed": [p.name for p in wanted if before.get(p.name, p.fingerprint) != p.fingerprint],
+        "removed": [name for name in before if name not in {p.name for p in wanted}],
+    }
+    reply = ask(running.folder / DEVICE_SOCKET, "reload", timeout_s=DOWN_S, dry_run=dry_run)
+    reply.pop("ok", None)
+    if not dry_run and any(planned.values()):
+        planned = Supervisor(running).take_in(wanted)
+    changes = [str(change) for change in reply.get("changes", [])]
+    changes += [f"process {name} {how}" for how, names in planned.items() for name in names]
+    return {"changes": changes, "device": reply, "processes": planned}
+
+
+def _running_programs(running: Running) -> dict[str, str]:
+    """name → fingerprint of what was last started or taken in."""
+    table = json.loads((running.folder / PROGRAMS).read_text())
+    return {
+        name: Program(**{**fields, "argv": tuple(fields["argv"])}).fingerprint
+        for name, fields in table.items()
+        if name != KEEPER
+    }

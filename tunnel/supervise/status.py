@@ -1,0 +1,163 @@
+"""One answer to "how is it?": the device's own account, supervisord's list of processes and the keeper's notes.
+
+The shape (`status --json`) is in docs/operations.md. It comes within CONTROL_TIMEOUT_S even when the device hangs; the
+routes are then unknown and `error` says so.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from tunnel.control import ask
+from tunnel.errors import NotRunningError, ZtunnelError
+from tunnel.limits import CONTROL_TIMEOUT_S
+from tunnel.supervise.daemon import Supervisor
+from tunnel.supervise.keeper import REPORT
+from tunnel.supervise.places import DEVICE_SOCKET, Running
+
+Status = dict[str, Any]
+_T = TypeVar("_T")
+_PATIENCE_S: Final = 0.8 * CONTROL_TIMEOUT_S
+"""For each of the two questions, which are asked at the same time; the rest is for the command itself."""
+
+
+def read(running: Running) -> Status:
+    """Ask everybody. NotRunningError: nothing of this side runs. Never raises because the device is silent."""
+    if not running.alive:
+        raise NotRunningError(f"{running} is not running: `ztunnel up` starts it.")
+    with ThreadPoolExecutor(max_workers=1) as aside:
+        asked: Future[list[dict[str, Any]]] = aside.submit(Supervisor(running, _PATIENCE_S).processes)
+        device, error = _try(lambda: ask(running.folder / DEVICE_SOCKET, "status", _PATIENCE_S))
+        listed, trouble = _try(asked.result)
+    status: Status = {
+        "table": running.name,
+        "file": str(running.table),
+        "side": running.side,
+        "pid": running.pid,
+        "started": running.started,
+        "ready": False,
+        "processes": _processes(running, listed or []),
+        "links": [],
+        "routes": {},
+    }
+    if device is not None:
+        status |= {k: v for k, v in device.items() if k not in ("ok", "pid", "processes")}
+        status["device_pid"] = device.get("pid")
+    status["error"] = " ".join(filter(None, (trouble, error))) or None
+    status["degraded"] = degraded(status)
+    return status
+
+
+def degraded(status: Status) -> list[str]:
+    """Every reason why this is not as it should be, as sentences; empty: all is well."""
+    reasons = []
+    for process in status["processes"]:
+        if process["crash_loop"]:
+            pause = process["next_try_s"]
+            when = "" if pause is None else f", next try in {pause:.0f} s"
+            reasons.append(f"process {process['name']} keeps dying ({process['last_exit']}){when}.")
+        elif process["state"] != "RUNNING":
+            reasons.append(f"process {process['name']} is {process['state']}.")
+    if status["error"]:
+        reasons.append(status["error"])
+    for link in status["links"]:
+        if link["state"] != "up":
+            reasons.append(f"link to {link['peer']} is {link['state']}{_because(link)}.")
+    for name, route in status["routes"].items():
+        if route["state"] != "ready":
+            reasons.append(f"route {name} is {route['state']}{_because(route)}.")
+    return reasons
+
+
+def exit_code(status: Status, *, strict: bool) -> int:
+    """3: the device runs but does not answer. 1: it does not run, or (`strict`) anything is degraded. 0: fine."""
+    device = next((p for p in status["processes"] if p["name"] == "device"), None)
+    if device is not None and (device["crash_loop"] or device["state"] != "RUNNING"):
+        return 1
+    if status["error"]:
+        return 3
+    return 1 if strict and status["degraded"] else 0
+
+
+class Rates:
+    """Messages a second of each route between two looks."""
+
+    def __init__(self) -> None:
+        self._before: tuple[float, dict[str, tuple[int, int]]] | None = None
+
+    def of(self, status: Status, now: float) -> dict[str, dict[str, float]]:
+        """route → {in, out}; zero at the first look and when a counter began anew."""
+        counts = {name: (r["messages_in"], r["messages_out"]) for name, r in status["routes"].items()}
+        then, before = self._before or (now, {})
+        self._before = (now, counts)
+        rates = {}
+        for name, (came, went) in counts.items():
+            came_before, went_before = before.get(name, (came, went))
+            passed_s = max(now - then, 1e-3)
+            rates[name] = {"in": max(came - came_before, 0) / passed_s, "out": max(went - went_before, 0) / passed_s}
+        return rates
+
+
+def closed(status: Status) -> list[str]:
+    """Why the local sockets are not all open yet, as sentences a route; empty: they are, or nobody knows."""
+    reasons = []
+    for name, route in status["routes"].items():
+        for endpoint in route.get("endpoints", []):
+            if endpoint["state"] == "down":
+                reasons.append(f"route {name}: {endpoint['address']} is not open{_because(endpoint)}.")
+    return reasons
+
+
+def wait_for(
+    running: Running, good: Callable[[Status], bool], timeout_s: float, *, pause_s: float = 0.1
+) -> tuple[bool, Status | None]:
+    """Ask until `good` or the time is over: (was it good, the last status). NotRunningError: it ended meanwhile."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        status = read(running)
+        if good(status):
+            return True, status
+        if time.monotonic() + pause_s > deadline:
+            return False, status
+        time.sleep(pause_s)
+
+
+def _processes(running: Running, listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    try:
+        notes = json.loads((running.folder / REPORT).read_text())
+    except (OSError, ValueError):
+        notes = {}
+    found = []
+    for process in listed:
+        note = notes.get(process["name"], {})
+        alive = process["statename"] in ("STARTING", "RUNNING", "STOPPING")
+        next_try = note.get("next_try")
+        found.append(
+            {
+                "name": process["name"],
+                "state": process["statename"],
+                "pid": process["pid"] or None,
+                "uptime_s": max(process["now"] - process["start"], 0) if alive else 0,
+                "restarts": note.get("restarts", 0),
+                "crash_loop": note.get("crash_loop", False),
+                "next_try_s": None if next_try is None else max(next_try - time.monotonic(), 0.0),
+                "last_exit": note.get("last_exit"),
+            }
+        )
+    return found
+
+
+def _because(thing: dict[str, Any]) -> str:
+    reason = str(thing.get("reason") or "").rstrip(".")
+    return f": {reason}" if reason else ""
+
+
+def _try(function: Callable[[], _T]) -> tuple[_T | None, str | None]:
+    try:
+        return function(), None
+    except ZtunnelError as error:
+        return None, str(error)
