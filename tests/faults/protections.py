@@ -1,0 +1,136 @@
+"""The protections that controls take out, each by replacing one thing of the device's process before it starts.
+
+Every function says what is wrong afterwards. They know the code's inside, on purpose: when a protection moves, its
+control must move with it, or it shows nothing and fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def replay() -> None:
+    """A link that comes back goes on with what is new; what was under way is taken to have arrived."""
+    from tunnel.link.outbound import Outbound
+
+    def resume(self: Outbound, received: int, delivered: int) -> None:
+        self.acknowledge(self.next_seq - 1)
+        self.cursor = self.next_seq
+
+    Outbound.resume = resume  # type: ignore[method-assign]
+    sequence()  # the gap would be noticed there
+
+
+def resume_point() -> None:
+    """A link that comes back sends again whatever was not delivered, also what was received."""
+    from tunnel.link.outbound import Outbound
+
+    original = Outbound.resume
+
+    def resume(self: Outbound, received: int, delivered: int) -> None:
+        original(self, received, delivered)
+        if self.terms.confirmed:
+            self.cursor = delivered + 1
+
+    Outbound.resume = resume  # type: ignore[method-assign]
+
+
+def sequence() -> None:
+    """A batch is taken whatever its number."""
+    from tunnel.link.inbound import Inbound
+
+    original = Inbound.accept
+
+    def accept(self: Inbound, header: Any, *rest: Any) -> bool:
+        self.received = header.seq - 1
+        return original(self, header, *rest)
+
+    Inbound.accept = accept  # type: ignore[method-assign]
+
+
+def counting() -> None:
+    """What a `live` route loses is not counted."""
+    from tunnel.link.outbound import Outbound
+
+    original = Outbound._lose_flight_after
+
+    def lose(self: Outbound, seq: int, reason: str) -> None:
+        before = self.dropped.copy()
+        original(self, seq, reason)
+        self.dropped = before
+
+    Outbound._lose_flight_after = lose  # type: ignore[method-assign]
+
+
+def received() -> None:
+    """The lane's bytes are acknowledged when they are delivered, not when they are received."""
+    from tunnel.link.peer import Peer
+
+    on_data, delivered = Peer._on_data, Peer.delivered
+
+    def take(self: Peer, lane: Any, parts: Any, now: float) -> None:
+        on_data(self, lane, parts, now)
+        self._lane_received -= sum(map(len, parts[1:]))
+
+    def hand_on(self: Peer, channel: Any, size: int, now: float) -> None:
+        self._lane_received += size
+        delivered(self, channel, size, now)
+
+    Peer._on_data = take  # type: ignore[method-assign]
+    Peer.delivered = hand_on  # type: ignore[method-assign]
+
+
+def progress() -> None:
+    """A busy data lane is judged by when it began to be busy, not by whether its bytes move."""
+    from tunnel.link.lane import Credit
+
+    original = Credit.acknowledge
+
+    def acknowledge(self: Credit, lane_bytes: int, now: float) -> None:
+        before = self.progress_at
+        original(self, lane_bytes, now)
+        self.progress_at = before
+
+    Credit.acknowledge = acknowledge  # type: ignore[method-assign]
+
+
+def version() -> None:
+    """A greeting of any protocol version is taken."""
+    from tunnel.link import listener, wire
+
+    original = listener.parse_hello
+    listener.parse_hello = lambda raw: original({**raw, "version": wire.VERSION})
+
+
+def keys() -> None:
+    """Every CURVE key is taken for the dialler's."""
+    from tunnel.zap import Gate, Verdict
+
+    Gate._judge = lambda self, address, mechanism, credentials: Verdict(None, "plant")  # type: ignore[method-assign]
+
+
+def set_on_link_up() -> None:
+    """Subscriptions made before the link was up are not told again."""
+    from tunnel.link.subscriptions import Wanted
+
+    def restart(self: Wanted) -> None:
+        self._anew = False
+
+    Wanted.restart = restart  # type: ignore[method-assign]
+
+
+PROTECTIONS: dict[str, Callable[[], None]] = {
+    function.__name__: function
+    for function in (
+        replay,
+        resume_point,
+        sequence,
+        counting,
+        received,
+        progress,
+        version,
+        keys,
+        set_on_link_up,
+    )
+}
