@@ -1,0 +1,121 @@
+"""The two inner loops, from socket to batch and from batch to socket, and what sorts batches in between.
+
+A *segment* is anything with the buffer protocol and `len()`: bytes, or a `Chunk` (a received message held by reference).
+A *run* is a sequence of segments that together are `u32 little-endian (top bit: more parts follow; low 31 bits: length),
+bytes` repeated: whole messages. Where segments meet carries no meaning, but a payload that lies in one Chunk and has
+REFERENCE_BYTES or more is never copied. A `Piece` is a run of at most BATCH_BYTES, or a fragment of a larger message;
+the segments of all its fragments in a row are a run again.
+
+`drain`, `drain_tagged`, `drain_shares`   0MQ socket → pieces, until EAGAIN or a batch is full. Ending is no sign that the
+                                          socket is empty: look at EVENTS. Too large, probes: dropped and counted.
+`feed`                                    run → 0MQ socket, until EAGAIN. A message that cannot be finished starts again.
+`cut`, `first_frame`, `keep_latest`       one message out of a run; its first frame; the newest of each first frame.
+`Topics`, `split`                         who subscribed to what, and a run sorted by it.
+`send`, `recv`                            one message of a link socket.
+
+Errors of libzmq other than EAGAIN, EINTR and EHOSTUNREACH are raised as zmq.ZMQError, a malformed run as RunError
+(`feed` answers BAD). `COMPILED` says whether this is the Cython module or `twin.py`, the same in pure Python and about
+ten times slower; `WHY_PURE` says why it is the twin. ZTUNNEL_PUMP=pure asks for the twin.
+"""
+
+import os
+
+from tunnel.pump.base import (
+    AGAIN,
+    BAD,
+    DENY,
+    DONE,
+    LIMIT,
+    MORE,
+    SENT,
+    UNREACHABLE,
+    Drained,
+    Fed,
+    LinkMessage,
+    Piece,
+    RunError,
+    Segment,
+    Segments,
+    Split,
+    Status,
+    Tagged,
+)
+
+COMPILED = False
+WHY_PURE = ""
+
+if os.environ.get("ZTUNNEL_PUMP") == "pure":
+    WHY_PURE = "ZTUNNEL_PUMP=pure asks for it"
+else:
+    try:
+        import tunnel.pump._pump  # noqa: F401
+
+        COMPILED = True
+    except ImportError as error:
+        WHY_PURE = f"the compiled pump does not load: {error}"
+
+if COMPILED:
+    from tunnel.pump._pump import (
+        Chunk,
+        Topics,
+        cut,
+        drain,
+        drain_shares,
+        drain_tagged,
+        feed,
+        first_frame,
+        keep_latest,
+        recv,
+        send,
+        split,
+    )
+else:
+    from tunnel.pump.twin import (  # type: ignore[assignment]
+        Chunk,
+        Topics,
+        cut,
+        drain,
+        drain_shares,
+        drain_tagged,
+        feed,
+        first_frame,
+        keep_latest,
+        recv,
+        send,
+        split,
+    )
+
+__all__ = [
+    "AGAIN",
+    "BAD",
+    "COMPILED",
+    "DENY",
+    "DONE",
+    "LIMIT",
+    "MORE",
+    "SENT",
+    "UNREACHABLE",
+    "WHY_PURE",
+    "Chunk",
+    "Drained",
+    "Fed",
+    "LinkMessage",
+    "Piece",
+    "RunError",
+    "Segment",
+    "Segments",
+    "Split",
+    "Status",
+    "Tagged",
+    "Topics",
+    "cut",
+    "drain",
+    "drain_shares",
+    "drain_tagged",
+    "feed",
+    "first_frame",
+    "keep_latest",
+    "recv",
+    "send",
+    "split",
+]
