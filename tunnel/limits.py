@@ -130,6 +130,17 @@ XPUB_STALL_S: Final = 1.0
 XPUB_LOSSY_S: Final = 10.0
 """... and returns to not dropping after this long."""
 
+XPUB_RETRY_S: Final = 0.002
+"""A full XPUB is tried again after this time even when nothing was heard of it."""
+PARKED_RETRY_S: Final = 0.02
+"""Parked replies are offered again this often: a full client of a ROUTER gives no sign when it can take more."""
+SUBSCRIPTIONS_A_TURN: Final = 1000
+"""Subscriptions read from an XPUB before other sockets get their turn."""
+SHARE_SLACK_BYTES: Final = 64 * KIB
+"""Sides whose unacknowledged bytes differ by less than this share the next messages evenly."""
+TAG_BYTES: Final = 8
+"""Length of the tag frame before requests: so much of the near half's session."""
+
 # --- the table -------------------------------------------------------------------------------------------------------
 TABLE_BYTES: Final = 1 * MIB
 """A route table file; a longer one is not a table."""

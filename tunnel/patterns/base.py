@@ -1,0 +1,296 @@
+"""What every pattern is made of: ports, an intake and an outlet (one file a pattern beside this one).
+
+A route's local socket meets one channel per peer. A *port* is a peer with that channel. The *intake* reads the local
+socket, a batch at a time, into ports that have room; the *outlet* feeds what arrived into the local socket until that
+is full. Neither touches a message: the pump does. They know the link's peers and the local end, not carriers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import zmq
+
+from tunnel import pump
+from tunnel.errors import RemoteProtocolError
+from tunnel.link.inbound import Run
+from tunnel.link.peer import Channel, Peer
+
+if TYPE_CHECKING:
+    from tunnel.config.plan import RoutePlan
+    from tunnel.local import LocalEnd
+    from tunnel.pump import Drained, Fed
+
+RUNS_A_TURN = 8
+"""Runs that one outlet feeds before other sockets get their turn."""
+
+
+class Hub(Protocol):
+    """What a pattern asks of the device."""
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        ...
+
+    def touch(self, peer: Peer) -> None:
+        """This peer has something to send; it goes at the end of the present callback."""
+        ...
+
+    def breach(self, peer: Peer, error: RemoteProtocolError) -> None:
+        """This peer broke the protocol, found out while feeding: break its connection off."""
+        ...
+
+    def settle(self) -> None:
+        """The callback ends: send what was touched, feed what arrived."""
+        ...
+
+    def call_later(self, delay_s: float, fn: Callable[[], object]) -> Any:
+        """A timer with cancel()."""
+        ...
+
+
+@dataclass(slots=True)
+class Port:
+    """One peer's end of a route."""
+
+    peer: Peer
+    channel: Channel
+
+    @property
+    def met(self) -> bool:
+        """The two tables agree on this route, as far as we know."""
+        return self.channel.refused is None
+
+    @property
+    def linked(self) -> bool:
+        return self.peer.is_open and self.met
+
+    def has_room(self) -> bool:
+        """May a batch be read for this port? A route the peer refuses takes nothing in; one not met yet waits."""
+        outbound = self.channel.outbound
+        return outbound is not None and outbound.has_room and (self.met or not self.peer.peer_session)
+
+    def put(self, pieces: Sequence[pump.Piece], now: float) -> None:
+        outbound = self.channel.outbound
+        if outbound is not None and pieces:
+            outbound.put(pieces, now)
+            self.peer.wake(self.channel)
+
+    @property
+    def unacked_bytes(self) -> int:
+        return self.channel.outbound.unacked_bytes if self.channel.outbound else 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a route counts at this half. Bytes are those of batches: frames and their 4-byte headers."""
+
+    messages_in: int = 0
+    bytes_in: int = 0
+    messages_out: int = 0
+    bytes_out: int = 0
+
+
+class Pattern:
+    """One route at this half. Subclasses say what reading and feeding mean for their sockets."""
+
+    def __init__(self, plan: RoutePlan, hub: Hub) -> None:
+        self.plan = plan
+        self.hub = hub
+        self.tally = Tally()
+        self.dropped: Counter[str] = Counter()
+        self.ports: list[Port] = []
+        self.stopping = False
+        self._end: LocalEnd | None = None
+        self._blocked = False
+        """The outlet waits for the local socket."""
+        self._turn: deque[Port] = deque()
+
+    def attach(self, end: LocalEnd, ports: Sequence[Port]) -> None:
+        """The local end and the peers are there; nothing flows before `end.open()`."""
+        self._end = end
+        self.ports = list(ports)
+
+    @property
+    def end(self) -> LocalEnd:
+        if self._end is None:
+            raise RuntimeError("the pattern is not attached")
+        return self._end
+
+    @property
+    def socket(self) -> zmq.Socket[bytes]:
+        return self.end.socket
+
+    # --- called by the device ----------------------------------------------------------------------------------------
+
+    def on_ready(self, events: int) -> None:
+        """The local socket can be read or written."""
+        if events & zmq.POLLOUT and self._blocked:
+            self._blocked = False
+            self.push()
+        if events & zmq.POLLIN:
+            self.read()
+        self.want()
+        self.hub.settle()
+
+    def on_reopened(self) -> None:
+        """The local socket is a new one."""
+        self._blocked = False
+        self.push()
+        self.want()
+        self.hub.settle()
+
+    def arrived(self, port: Port) -> None:
+        """Runs came in for this port."""
+        if port not in self._turn:
+            self._turn.append(port)
+        if not self._blocked:
+            self.push()
+            self.want()
+
+    def freed(self, port: Port) -> None:
+        """A window has opened, or a link has come or gone."""
+        self.want()
+
+    def stop_reading(self) -> None:
+        """An orderly end has begun: take nothing more in."""
+        self.stopping = True
+        self.want()
+
+    def want(self) -> None:
+        """Tell the watch what this route waits for."""
+        if not self.end.has_socket:
+            return
+        events = 0
+        if not self.stopping and self.wants_to_read():
+            events |= zmq.POLLIN
+        if self._blocked:
+            events |= zmq.POLLOUT
+        self.end.watch.want(events)
+
+    # --- intake ------------------------------------------------------------------------------------------------------
+
+    def wants_to_read(self) -> bool:
+        return bool(self.ports) and all(port.has_room() for port in self.ports)
+
+    def read(self) -> None:
+        """One batch from the local socket."""
+        raise NotImplementedError
+
+    def max_message_bytes(self) -> int:
+        """The strictest limit of all who may get the message."""
+        return min(port.channel.max_message_bytes for port in self.ports)
+
+    def take_in(self, port: Port, drained: Drained, now: float) -> None:
+        """Count what was drained and put it on its way to this port."""
+        self.count_in(drained)
+        port.put(drained.pieces, now)
+        self.hub.touch(port.peer)
+
+    def count_in(self, drained: Drained) -> None:
+        for piece in drained.pieces:
+            self.tally.messages_in += piece.messages
+            self.tally.bytes_in += piece.size
+        if drained.too_large:
+            self.dropped["too_large"] += drained.too_large
+            self.say_too_large(drained.too_large)
+        if drained.probes:
+            self.dropped["probe"] += drained.probes
+
+    def say_too_large(self, count: int) -> None:
+        """Replaced by the device with a line in the log."""
+
+    # --- outlet ------------------------------------------------------------------------------------------------------
+
+    def push(self) -> None:
+        """Feed what arrived, port by port, until the local socket is full or a turn is over."""
+        if not self.end.has_socket:
+            return
+        for _ in range(RUNS_A_TURN):
+            port = self._next_port()
+            if port is None:
+                return
+            run = port.channel.inbound.runs[0]  # type: ignore[union-attr]
+            if not self._push_run(port, run):
+                self._blocked = True
+                return
+            self._turn.rotate(-1)
+        self.hub.call_later(0, self._push_on)
+
+    def _push_on(self) -> None:
+        if not self._blocked:
+            self.push()
+            self.want()
+            self.hub.settle()
+
+    def _next_port(self) -> Port | None:
+        while self._turn:
+            inbound = self._turn[0].channel.inbound
+            if inbound is not None and inbound.runs:
+                return self._turn[0]
+            self._turn.popleft()
+        return None
+
+    def _push_run(self, port: Port, run: Run) -> bool:
+        """Feed one run; False when the local socket takes no more."""
+        now = self.hub.now()
+        if self.plan.max_age_s is not None and now - run.born > self.plan.max_age_s:
+            self.dropped["expired"] += max(0, run.messages - run.fed)
+            self._finish(port, run, now)
+            return True
+        fed = self.feed(port, run)
+        self.tally.messages_out += fed.messages
+        self.tally.bytes_out += fed.position - run.position
+        self.dropped["unreachable"] += fed.unreachable
+        run.fed += fed.messages + fed.unreachable
+        run.position = fed.position
+        self.end.watch.poke()
+        if fed.status is pump.BAD:
+            self.hub.breach(port.peer, RemoteProtocolError("batch", f"{self.plan.name}: a batch is malformed"))
+            self.dropped["malformed"] += max(1, run.messages - run.fed)
+            self._finish(port, run, now)
+            return True
+        if fed.status is pump.DONE:
+            self._finish(port, run, now)
+            return True
+        return self.on_full(port, run, fed)
+
+    def feed(self, port: Port, run: Run) -> Fed:
+        """Hand messages of the run to the local socket."""
+        return pump.feed(self.socket, run.segments, run.position)
+
+    def on_full(self, port: Port, run: Run, fed: Fed) -> bool:
+        """The socket said EAGAIN (or a limit was met). True: go on with other work; False: wait for the socket."""
+        return False
+
+    def _finish(self, port: Port, run: Run, now: float) -> None:
+        channel = port.channel
+        if channel.inbound is not None:
+            channel.inbound.done(run)
+            port.peer.delivered(channel, run.size, now)
+            self.hub.touch(port.peer)
+
+    # --- status ------------------------------------------------------------------------------------------------------
+
+    def drops(self) -> dict[str, int]:
+        """Every loss at this half, by reason."""
+        total = Counter(self.dropped)
+        for port in self.ports:
+            for part in (port.channel.outbound, port.channel.inbound):
+                if part is not None:
+                    total.update(part.dropped)
+        return {reason: count for reason, count in sorted(total.items()) if count}
+
+    def may_repeat(self) -> int:
+        return sum(port.channel.outbound.may_repeat for port in self.ports if port.channel.outbound)
+
+    def settled(self) -> bool:
+        """Is everything said that the far halves must know before the route is ready?"""
+        return True
+
+    def idle(self) -> bool:
+        """Nothing that arrived waits for the local socket."""
+        return self._next_port() is None
