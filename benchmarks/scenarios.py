@@ -7,7 +7,7 @@ messages, `cpu_all_s` the same with client and service, `memory_mb` the larger h
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,0 +1,1 @@
+"""Ordinary pyzmq applications: processes that take `bind|connect ENDPOINT` and know nothing of ztunnel."""
