@@ -120,6 +120,35 @@ def set_on_link_up() -> None:
     Wanted.restart = restart  # type: ignore[method-assign]
 
 
+def mandatory() -> None:
+    """A local ROUTER drops replies to clients that are gone without a word."""
+    import zmq
+
+    _socket_options("ROUTER", {zmq.ROUTER_MANDATORY: 0})
+
+
+def queueing() -> None:
+    """Exits queue for connected peers only, and forget the queue when the peer goes (IMMEDIATE)."""
+    import zmq
+
+    _socket_options("DEALER", {zmq.IMMEDIATE: 1})
+
+
+def _socket_options(kind: str, changed: dict[int, int]) -> None:
+    from tunnel.local import options
+
+    original = options._by_type
+    options._by_type = lambda end: original(end) | (changed if end.socket == kind else {})
+
+
+def unlimited_subscriptions() -> None:
+    """Subscriptions towards publishers obey libzmq's default high-water mark."""
+    from tunnel.local import options
+
+    original = options.high_water_marks
+    options.high_water_marks = lambda end: (1000, 1000) if end.socket == "XSUB" else original(end)
+
+
 PROTECTIONS: dict[str, Callable[[], None]] = {
     function.__name__: function
     for function in (
@@ -132,5 +161,8 @@ PROTECTIONS: dict[str, Callable[[], None]] = {
         version,
         keys,
         set_on_link_up,
+        mandatory,
+        queueing,
+        unlimited_subscriptions,
     )
 }
