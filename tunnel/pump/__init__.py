@@ -1,21 +1,22 @@
 """The two inner loops, from socket to batch and from batch to socket, and what sorts batches in between.
 
-A *segment* is anything with the buffer protocol and `len()`: bytes, or a `Chunk` (a received message held by reference).
-A *run* is a sequence of segments that together are `u32 little-endian (top bit: more parts follow; low 31 bits: length),
-bytes` repeated: whole messages. Where segments meet carries no meaning, but a payload that lies in one Chunk and has
-REFERENCE_BYTES or more is never copied. A `Piece` is a run of at most BATCH_BYTES, or a fragment of a larger message;
-the segments of all its fragments in a row are a run again.
+A *segment* is anything with the buffer protocol and `len()`: bytes, or a `Chunk` (a message held by reference). A *run*
+is a sequence of segments that together are `u32 little-endian (top bit: more parts follow; low 31 bits: length), bytes`
+repeated: whole messages. Where segments meet carries no meaning, but a payload that lies in one Chunk and has at least
+REFERENCE_BYTES is never copied. A `Piece` is a run of at most BATCH_BYTES, or a fragment of a larger message; the
+segments of all its fragments in a row are a run again.
 
-`drain`, `drain_tagged`, `drain_shares`   0MQ socket → pieces, until EAGAIN or a batch is full. Ending is no sign that the
-                                          socket is empty: look at EVENTS. Too large, probes: dropped and counted.
-`feed`                                    run → 0MQ socket, until EAGAIN. A message that cannot be finished starts again.
+`drain`, `drain_tagged`, `drain_shares`   socket → pieces, until EAGAIN or a batch is full: look at EVENTS after it.
+                                          What is too large, or a probe, is dropped and counted.
+`feed`                                    run → socket, until EAGAIN; what could not be finished starts again.
 `cut`, `first_frame`, `keep_latest`       one message out of a run; its first frame; the newest of each first frame.
 `Topics`, `split`                         who subscribed to what, and a run sorted by it.
 `send`, `recv`                            one message of a link socket.
 
-Errors of libzmq other than EAGAIN, EINTR and EHOSTUNREACH are raised as zmq.ZMQError, a malformed run as RunError
-(`feed` answers BAD). `COMPILED` says whether this is the Cython module or `twin.py`, the same in pure Python and about
-ten times slower; `WHY_PURE` says why it is the twin. ZTUNNEL_PUMP=pure asks for the twin.
+Errors of libzmq other than EAGAIN, EINTR and EHOSTUNREACH are raised as zmq.ZMQError (what came before is returned
+first), a malformed run as RunError (`feed` answers BAD). `COMPILED` says whether this is the Cython module or
+`twin.py`, the same in pure Python, some forty times slower; `WHY_PURE` says why it is the twin. ZTUNNEL_PUMP=pure asks
+for it.
 """
 
 import os

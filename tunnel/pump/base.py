@@ -150,4 +150,6 @@ class LinkMessage:
 
     def __repr__(self) -> str:
         sizes = [len(part) for part in self.parts]
-        return f"<LinkMessage from={self.routing_id.hex()} user={self.user_id!r} parts={sizes} overlong={self.overlong}>"
+        return (
+            f"<LinkMessage from={self.routing_id.hex()} user={self.user_id!r} parts={sizes} overlong={self.overlong}>"
+        )

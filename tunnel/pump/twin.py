@@ -1,0 +1,227 @@
+"""The pump in pure Python, over pyzmq's own calls: the same API as the compiled one, for where nothing can be compiled.
+
+Its Chunk is a memoryview of the received frame. What a peer sent is read by `twin_runs.Reader`, which checks every
+length before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import zmq
+
+from tunnel.limits import BATCH_BYTES, LINK_PARTS, MESSAGE_FRAMES, REFERENCE_BYTES
+from tunnel.pump.base import (
+    AGAIN,
+    BAD,
+    DONE,
+    LIMIT,
+    MORE,
+    SENT,
+    TAG_CHANGES,
+    UNREACHABLE,
+    Drained,
+    Fed,
+    LinkMessage,
+    Segment,
+    Segments,
+    Status,
+    Tagged,
+)
+from tunnel.pump.twin_runs import Pile, Reader, cut, first_frame, keep_latest
+from tunnel.pump.twin_topics import Topics, split
+
+Chunk = memoryview
+Part = bytes | memoryview
+
+__all__ = [
+    "Chunk",
+    "Topics",
+    "cut",
+    "drain",
+    "drain_shares",
+    "drain_tagged",
+    "feed",
+    "first_frame",
+    "keep_latest",
+    "recv",
+    "send",
+    "split",
+]
+
+
+class _Intake:
+    """Takes whole messages off a socket until EAGAIN or a batch is full, and counts what it drops."""
+
+    def __init__(self, socket: zmq.Socket[bytes], max_message: int) -> None:
+        self.socket = socket
+        self.max_message = max_message
+        self.too_large = 0
+        self.work = 0
+        self.last = 0
+
+    def full(self) -> bool:
+        return self.work + self.last > BATCH_BYTES
+
+    def take(self) -> list[zmq.Frame] | None:
+        """The frames of the next message; None at EAGAIN."""
+        try:
+            frames = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EAGAIN or self.work:
+                return None
+            raise
+        self.work += sum(map(len, frames)) + 4 * len(frames)
+        return frames
+
+    def pack(self, frames: list[zmq.Frame]) -> list[Part] | None:
+        """The message as stretches of a run; None, and counted, when it is too large."""
+        sizes = list(map(len, frames))
+        if sum(sizes) > self.max_message or len(frames) > MESSAGE_FRAMES or max(sizes) >= MORE:
+            self.too_large += 1
+            return None
+        self.last = sum(sizes) + 4 * len(sizes)
+        parts: list[Part] = []
+        for index, frame in enumerate(frames):
+            parts.append(header(sizes[index], index + 1 < len(sizes)))
+            parts.append(frame.buffer if sizes[index] >= REFERENCE_BYTES else frame.bytes)
+        return parts
+
+
+def header(size: int, more: bool) -> bytes:
+    """A frame's header in a run."""
+    return (size | MORE if more else size).to_bytes(4, "little")
+
+
+def drain(socket: zmq.Socket[bytes], max_message: int, skip_probe: bool = False) -> Drained:
+    """Receive whole messages until EAGAIN or a batch is full. See the package's docstring."""
+    intake, pile, probes = _Intake(socket, max_message), Pile(), 0
+    while not intake.full() and (frames := intake.take()) is not None:
+        parts = intake.pack(frames)
+        if parts is not None and skip_probe and len(frames) == 2 and not len(frames[1]):
+            probes += 1
+        elif parts is not None:
+            pile.add(parts)
+    return Drained(pile.pieces(), intake.too_large, probes)
+
+
+def drain_shares(socket: zmq.Socket[bytes], max_message: int, n: int) -> list[Drained]:
+    """Like `drain`, dealt out message by message to `n` runs, beginning with the first."""
+    if n < 1:
+        raise ValueError("drain_shares needs at least one share.")
+    intake, piles, dealt = _Intake(socket, max_message), [Pile() for _ in range(n)], 0
+    while not intake.full() and (frames := intake.take()) is not None:
+        parts = intake.pack(frames)
+        if parts is not None:
+            piles[dealt % n].add(parts)
+            dealt += 1
+    shares = [Drained(pile.pieces()) for pile in piles]
+    shares[0].too_large = intake.too_large
+    return shares
+
+
+def drain_tagged(socket: zmq.Socket[bytes], max_message: int) -> Tagged:
+    """Like `drain`; the first frame of each message is taken off and says to which (tag, Drained) it belongs."""
+    intake, tagged = _Intake(socket, max_message), Tagged()
+    groups: list[tuple[bytes, Pile, int]] = []
+    while not intake.full() and len(groups) <= TAG_CHANGES and (frames := intake.take()) is not None:
+        if len(frames) == 1:
+            tagged.untagged += 1
+            continue
+        tag = frames[0].bytes
+        if not groups or groups[-1][0] != tag:
+            groups.append((tag, Pile(), intake.too_large))
+        parts = intake.pack(frames[1:])
+        if parts is not None:
+            groups[-1][1].add(parts)
+    counts = [*(before for _, _, before in groups), intake.too_large]
+    for index, (tag, pile, before) in enumerate(groups):
+        tagged.append((tag, Drained(pile.pieces(), counts[index + 1] - before)))
+    return tagged
+
+
+def feed(
+    socket: zmq.Socket[bytes],
+    segments: Segments,
+    position: int = 0,
+    prefix: bytes | None = None,
+    max_messages: int = 0,
+) -> Fed:
+    """Send the messages of a run from `position` on until EAGAIN. See the package's docstring."""
+    reader = Reader(segments)
+    fed = Fed(0, position, DONE)
+    if position > reader.size:
+        fed.status = BAD
+    while fed.position < reader.size and fed.status is DONE:
+        if max_messages and fed.messages + fed.unreachable >= max_messages:
+            fed.status = LIMIT
+            break
+        frames = reader.message(fed.position)
+        if frames is None:
+            fed.status = BAD
+            break
+        parts = [reader.payload(start, size) for start, size in frames]
+        try:
+            sent = _send_message(socket, parts if prefix is None else [prefix, *parts])
+        except zmq.ZMQError:
+            if not fed.messages and not fed.unreachable:
+                raise
+            sent = AGAIN
+        if sent is AGAIN:
+            fed.status = AGAIN
+            break
+        fed.position = sum(frames[-1])
+        if sent is SENT:
+            fed.messages += 1
+        else:
+            fed.unreachable += 1
+    return fed
+
+
+def _send_message(socket: zmq.Socket[bytes], parts: Sequence[Segment]) -> Status:
+    last = len(parts) - 1
+    for index, part in enumerate(parts):
+        flags = zmq.DONTWAIT | (zmq.SNDMORE if index < last else 0)
+        try:
+            socket.send(part, flags, copy=len(part) < REFERENCE_BYTES)
+        except zmq.Again:
+            if 0 < index < last:
+                _end_broken_message(socket)
+            return AGAIN
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return UNREACHABLE
+    return SENT
+
+
+def _end_broken_message(socket: zmq.Socket[bytes]) -> None:
+    """Give a message whose middle part met EAGAIN a last part: PUSH and DEALER throw away everything up to it.
+
+    (libzmq, lb_t::sendpipe: the pipe died, what was written is rolled back, `_dropping` until a part without MORE.)
+    PAIR keeps no such state: an extra part would be a message of its own.
+    """
+    if socket.type in (zmq.PUSH, zmq.DEALER, zmq.REQ):
+        socket.send(b"", zmq.DONTWAIT)
+
+
+def send(socket: zmq.Socket[bytes], parts: Segments) -> Status:
+    """Send one multipart message. See the package's docstring."""
+    return _send_message(socket, parts)
+
+
+def recv(socket: zmq.Socket[bytes], router: bool = False) -> LinkMessage | None:
+    """Receive one multipart message, or None. See the package's docstring."""
+    try:
+        frames = socket.recv_multipart(zmq.DONTWAIT, copy=False)
+    except zmq.Again:
+        return None
+    try:
+        user_id = str(frames[0].get("User-Id"))
+    except zmq.ZMQError:
+        user_id = ""
+    routing_id = frames.pop(0).bytes if router else b""
+    parts: list[Segment] = [
+        frame.buffer if len(frame) >= REFERENCE_BYTES else frame.bytes for frame in frames[:LINK_PARTS]
+    ]
+    return LinkMessage(routing_id, user_id, parts, len(frames) > LINK_PARTS)
