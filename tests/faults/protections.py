@@ -6,6 +6,7 @@ control must move with it, or it shows nothing and fails.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -149,6 +150,28 @@ def unlimited_subscriptions() -> None:
     options.high_water_marks = lambda end: (1000, 1000) if end.socket == "XSUB" else original(end)
 
 
+def nonblocking() -> None:
+    """A full local socket is waited for on the spot."""
+    from tunnel import pump
+
+    original = pump.feed
+
+    def feed(socket: Any, segments: Any, position: int = 0, *rest: Any) -> Any:
+        while (fed := original(socket, segments, position, *rest)).status is pump.AGAIN:
+            position = fed.position
+            time.sleep(0.01)
+        return fed
+
+    pump.feed = feed
+
+
+def max_message() -> None:
+    """Messages of any size are read."""
+    from tunnel.patterns.base import Pattern
+
+    Pattern.max_message_bytes = lambda self: 1 << 30  # type: ignore[method-assign]
+
+
 PROTECTIONS: dict[str, Callable[[], None]] = {
     function.__name__: function
     for function in (
@@ -164,5 +187,7 @@ PROTECTIONS: dict[str, Callable[[], None]] = {
         mandatory,
         queueing,
         unlimited_subscriptions,
+        nonblocking,
+        max_message,
     )
 }
