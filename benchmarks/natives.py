@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from functools import cache
@@ -41,11 +42,12 @@ def program(name: str) -> Path:
     sources = [SOURCES / f"{name}.c", SOURCES / "bench.c"]
     newest = max(path.stat().st_mtime for path in [*sources, SOURCES / "bench.h"])
     if not target.exists() or target.stat().st_mtime < newest:
-        command = [compiler, "-O2", "-Wall", "-Wextra", "-o", f"{target}.new", *map(str, sources), "-ldl"]
+        fresh = target.with_suffix(f".{os.getpid()}")
+        command = [compiler, "-O2", "-Wall", "-Wextra", "-o", str(fresh), *map(str, sources), "-ldl"]
         built = subprocess.run(command, capture_output=True, text=True)
         if built.returncode:
             raise BuildError(f"{compiler} could not build {name}:\n{built.stderr}")
-        Path(f"{target}.new").replace(target)
+        fresh.replace(target)
     return target
 
 
