@@ -14,7 +14,7 @@ from benchmarks.process import MeasureError
 from benchmarks.scenarios import Figures, Scenario
 from benchmarks.systems import System
 
-RESULTS = Path(__file__).resolve().parent / "results" / "latest.json"
+RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main() -> int:
@@ -53,8 +53,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--systems", nargs="+", metavar="NAME", help="of ztunnel, proxies, direct")
     parser.add_argument("--rounds", type=int, help="measurements of each, of which the median counts (5)")
     parser.add_argument("--seconds", type=float, help="length of one measurement (2)")
-    parser.add_argument("--json", type=Path, default=RESULTS, help="where the figures are written")
+    parser.add_argument(
+        "--json", type=Path, help="where the figures are written (results/latest.json, or partial.json)"
+    )
     options = parser.parse_args()
+    partial = options.quick or options.only or options.systems
+    options.json = options.json or RESULTS / ("partial.json" if partial else "latest.json")
     options.rounds = options.rounds or (2 if options.quick else 5)
     options.seconds = options.seconds or (1.0 if options.quick else 2.0)
     return options
