@@ -18,9 +18,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from tunnel.config.plan import Plan
 from tunnel.errors import LocalError, NotRunningError, UsageError
 from tunnel.limits import DOWN_S, KIB, PROCESS_LOG_BACKUPS, PROCESS_LOG_BYTES
 from tunnel.supervise import places
@@ -28,6 +27,9 @@ from tunnel.supervise.child import die_with_parent
 from tunnel.supervise.places import Running
 from tunnel.supervise.programs import KEEPER, PROGRAMS, Program, keeper, programs
 from tunnel.supervise.rpc import Refused, Rpc
+
+if TYPE_CHECKING:
+    from tunnel.config.plan import Plan
 
 CONFIGURATION: Final = "supervisord.conf"
 OUTPUT: Final = "log/supervisord.out"

@@ -11,11 +11,13 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import tunnel
-from tunnel.config.plan import Plan
 from tunnel.limits import STOP_WAIT_S
+
+if TYPE_CHECKING:
+    from tunnel.config.plan import Plan
 
 PROGRAMS: Final = "programs.json"
 KEEPER: Final = "keeper"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tunnel.config.plan import Plan
 from tunnel.control import ask
 from tunnel.limits import DOWN_S
 from tunnel.supervise.daemon import Supervisor
 from tunnel.supervise.places import DEVICE_SOCKET, Running
 from tunnel.supervise.programs import KEEPER, PROGRAMS, Program, programs
+
+if TYPE_CHECKING:
+    from tunnel.config.plan import Plan
 
 
 def reload_side(running: Running, plan: Plan, *, dry_run: bool) -> dict[str, Any]:

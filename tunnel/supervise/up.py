@@ -10,9 +10,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from tunnel.config.plan import Plan
 from tunnel.errors import LocalError, NotRunningError
 from tunnel.limits import DOWN_S
 from tunnel.supervise import daemon, logs, places, status
@@ -20,6 +19,9 @@ from tunnel.supervise.daemon import Supervisor
 from tunnel.supervise.notify import Notifier
 from tunnel.supervise.places import Running
 from tunnel.supervise.status import Status
+
+if TYPE_CHECKING:
+    from tunnel.config.plan import Plan
 
 _TURN_S: Final = 0.1
 _ASK_STARTING_S: Final = 0.25
