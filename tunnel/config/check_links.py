@@ -1,0 +1,127 @@
+"""Rules on links: known sides, one link between two, every side reached, one address one listener, nothing open unsaid."""
+
+from __future__ import annotations
+
+from tunnel.config.checking import Checking
+from tunnel.config.model import Dial, Link, Listen
+from tunnel.config.nodes import Path
+from tunnel.config.table import link_allow
+from tunnel.config.values import tcp
+
+
+def check(c: Checking) -> None:
+    first: dict[frozenset[str], int] = {}
+    for index, part in enumerate(c.draft.links):
+        if part is None:
+            continue
+        link = part.value
+        path: Path = ("links", index)
+        if "listen" not in part.broken:
+            _listen(c, link, path, part.broken)
+        for place, dial in enumerate(link.dial):
+            _dial(c, link.listen, dial, (*path, "dial", place), index, first)
+        if not link.dial and "dial" not in part.broken:
+            c.tell((*path, "dial"), "nobody dials this link; write 'dial: SIDE tcp://...'.")
+    c.linked = set(first)
+    _reached(c)
+    _shared(c)
+
+
+def _listen(c: Checking, link: Link, path: Path, broken: frozenset[str]) -> None:
+    listen = link.listen
+    c.side(listen.side, (*path, "listen", "side"))
+    address = listen.address
+    for key in ("mode", "group"):
+        if getattr(listen, key) is not None and (address is None or not address.startswith("ipc://")):
+            c.tell((*path, "listen", key), f"{key}: is for ipc:// addresses only.")
+    if address is None or not address.startswith("tcp://") or tcp(address).loopback:
+        return
+    if "allow" in broken or "defaults" in c.draft.head.broken:
+        return
+    allow = link_allow(link, c.defaults)
+    if not allow.anyone and not allow.networks:
+        c.tell(
+            (*path, "listen"),
+            f"{address} can be reached from beyond this box, and nothing says by whom; "
+            "add allow: with the networks that the diallers come from, or allow: any.",
+        )
+
+
+def _dial(
+    c: Checking, listen: Listen | None, dial: Dial, path: Path, index: int, first: dict[frozenset[str], int]
+) -> None:
+    known = c.side(dial.side, (*path, "side"))
+    if dial.source is not None:
+        _source(c, dial.source, (*path, "source"))
+    if listen is None or listen.side not in c.draft.sides or not known:
+        return
+    if dial.side == listen.side:
+        c.tell(path, f"{dial.side} cannot dial itself; a link joins two sides.")
+        return
+    pair = frozenset((dial.side, listen.side))
+    if pair in first:
+        where = c.where(("links", first[pair]))
+        c.tell(
+            path,
+            f"{dial.side} and {listen.side} are linked already ({where}); for a second way give that link's dial several addresses.",
+        )
+        return
+    first[pair] = index
+    _ports(c, listen, dial, path)
+
+
+def _source(c: Checking, source: str, path: Path) -> None:
+    from ipaddress import ip_address
+
+    try:
+        ip_address(source.strip("[]"))
+    except ValueError:
+        c.tell(path, f"{source!r} is no address; source: is a numeric address of this box.")
+
+
+def _ports(c: Checking, listen: Listen, dial: Dial, path: Path) -> None:
+    """Another port is right behind a port forward, and a slip of the finger everywhere else."""
+    if listen.address is None or not listen.address.startswith("tcp://"):
+        return
+    for address in dial.address:
+        if not address.startswith("tcp://"):
+            c.warn(path, f"{dial.side} dials {address}, but {listen.side} listens at {listen.address}.")
+        elif tcp(address).port != tcp(listen.address).port:
+            c.warn(
+                path,
+                f"{dial.side} dials port {tcp(address).port}, but {listen.side} listens at port {tcp(listen.address).port}.",
+            )
+
+
+def _reached(c: Checking) -> None:
+    if c.unsure("links") or not c.draft.links or len(c.draft.sides) < 2:
+        return
+    if any(part is not None and ({"listen", "dial"} & part.broken) for part in c.draft.links):
+        return
+    named = {part.value.listen.side for part in c.draft.links if part} | {
+        d.side for part in c.draft.links if part for d in part.value.dial
+    }
+    for side in c.draft.sides:
+        if side not in named:
+            c.tell(("sides", side), f"no link reaches {side}; add one under links:, or take the side out.", key=True)
+
+
+def _shared(c: Checking) -> None:
+    """Links that listen at one address share one listener, so they must let in the same."""
+    first: dict[tuple[str, str], int] = {}
+    for index, part in enumerate(c.draft.links):
+        if part is None or part.value.listen is None or part.value.listen.address is None:
+            continue
+        listen = part.value.listen
+        other_index = first.setdefault((listen.side, str(listen.address)), index)
+        if other_index == index:
+            continue
+        other = c.draft.links[other_index]
+        assert other is not None
+        same = link_allow(part.value, c.defaults) == link_allow(other.value, c.defaults)
+        if not same or (listen.mode, listen.group) != (other.value.listen.mode, other.value.listen.group):
+            where = c.where(("links", other_index))
+            c.tell(
+                ("links", index, "listen"),
+                f"this listener is shared with the link in {where}; both must say the same allow:, mode: and group:.",
+            )

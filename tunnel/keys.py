@@ -1,0 +1,172 @@
+"""CURVE keys in files: zmq certificates (as czmq and `zmq.auth` write them), read and written.
+
+SIDE.key holds the public half, SIDE.key_secret both halves; the secret's file is 0600 from its first moment, and one
+that others may read is refused. A key is 40 characters of Z85 (rfc.zeromq.org/spec/32). Knows files and keys, nothing
+of tables. No message, log or repr ever holds a secret.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import stat
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import zmq
+from zmq.utils import z85
+
+from tunnel.config.plan import KeyPair, Secret
+from tunnel.errors import KeyFileError
+from tunnel.limits import KEY_FILE_BYTES
+
+_Z85: Final = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}", re.ASCII)
+_LINE: Final = re.compile(r"""\s*(public-key|secret-key)\s*=\s*(["']?)(\S*?)\2\s*""", re.ASCII)
+_TOO_OPEN: Final = stat.S_IRWXG | stat.S_IRWXO
+
+_PUBLIC_TEXT: Final = """\
+#   ZeroMQ CURVE Public Certificate, made by ztunnel keygen on {day}
+#   This half may be seen by everybody. Copy it to the other boxes of the table.
+
+metadata
+    name = {name}
+curve
+    public-key = "{public}"
+"""
+_SECRET_TEXT: Final = """\
+#   ZeroMQ CURVE **Secret** Certificate, made by ztunnel keygen on {day}
+#   DO NOT PROVIDE THIS FILE TO OTHER USERS nor change its permissions. It never leaves this box.
+
+metadata
+    name = {name}
+curve
+    public-key = "{public}"
+    secret-key = "{secret}"
+"""
+
+
+def is_z85(text: str) -> bool:
+    """Whether the text can be a key: 40 characters of Z85 that stand for 32 bytes."""
+    if not _Z85.fullmatch(text):
+        return False
+    try:
+        z85.decode(text.encode())
+    except Exception:  # overflow of a group, told differently by different versions
+        return False
+    return True
+
+
+def read_public(path: Path) -> str:
+    """The public key (Z85) of a certificate file. Raises KeyFileError."""
+    found = _fields(path, _read(path))
+    if "public-key" not in found:
+        raise KeyFileError(f"{path} holds no public-key; it is not a zmq certificate (ztunnel keygen writes one).")
+    return _key(path, "public-key", found["public-key"])
+
+
+def read_pair(path: Path) -> KeyPair:
+    """The pair of a secret certificate file. Raises KeyFileError, also when others may read the file."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise KeyFileError(_cannot_read(path, error)) from None
+    if stat.S_ISREG(mode) and mode & _TOO_OPEN:
+        raise KeyFileError(
+            f"the secret key {path} may be read by others (mode {stat.S_IMODE(mode):04o}); "
+            f"run: chmod 600 {shlex.quote(str(path))}"
+        )
+    return pair_from_text(_read(path), str(path))
+
+
+def pair_from_text(text: str, origin: str) -> KeyPair:
+    """A pair from the text of a secret certificate, or from the 40 characters of a secret key alone.
+
+    `origin` is named in errors: a path, a credential or a variable. Raises KeyFileError.
+    """
+    if is_z85(text.strip()):
+        secret = Secret(text.strip())
+        return KeyPair(public_of(secret, origin), secret)
+    found = _fields(origin, text)
+    if "secret-key" not in found:
+        raise KeyFileError(f"{origin} holds no secret-key; the file with the secret half ends in .key_secret.")
+    secret = Secret(_key(origin, "secret-key", found["secret-key"]))
+    public = public_of(secret, origin)
+    if found.get("public-key", public) != public:
+        raise KeyFileError(f"the two halves in {origin} do not belong together; make a new pair with ztunnel keygen.")
+    return KeyPair(public, secret)
+
+
+def public_of(secret: Secret, origin: str) -> str:
+    """The public half (Z85) of a secret key."""
+    try:
+        return zmq.curve_public(secret.reveal().encode()).decode()
+    except (zmq.ZMQError, ValueError):
+        raise KeyFileError(f"the secret key in {origin} is not a CURVE key.") from None
+
+
+def write_pair(folder: Path, side: str) -> tuple[Path, Path]:
+    """Make a new pair; write FOLDER/SIDE.key and FOLDER/SIDE.key_secret (0600). Never overwrites. Raises KeyFileError."""
+    public_path, secret_path = folder / f"{side}.key", folder / f"{side}.key_secret"
+    for path in (secret_path, public_path):
+        if path.exists() or path.is_symlink():
+            raise KeyFileError(
+                f"{path} exists already and is not overwritten; move it away, or name another folder (-o)."
+            )
+    public, secret = (key.decode() for key in zmq.curve_keypair())
+    words = {"day": datetime.now(UTC).date().isoformat(), "name": side, "public": public}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _create(secret_path, _SECRET_TEXT.format(**words, secret=secret), 0o600)
+        _create(public_path, _PUBLIC_TEXT.format(**words), 0o644)
+    except OSError as error:
+        raise KeyFileError(f"cannot write keys to {folder}: {error.strerror}.") from None
+    return public_path, secret_path
+
+
+def secret_beside(public_path: Path) -> Path:
+    """Where the secret half of a public certificate is by default: `dmz.key` → `dmz.key_secret`."""
+    return public_path.with_name(public_path.name + "_secret")
+
+
+def _create(path: Path, text: str, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: Path) -> str:
+    try:
+        if not path.is_file() and path.exists():  # a folder, a device, a pipe: opening may wait for ever
+            raise KeyFileError(f"{path} is not a file.")
+        with path.open("rb") as file:
+            text = file.read(KEY_FILE_BYTES + 1)
+    except OSError as error:
+        raise KeyFileError(_cannot_read(path, error)) from None
+    if len(text) > KEY_FILE_BYTES:
+        raise KeyFileError(f"{path} is too long for a key; it is not a zmq certificate.")
+    return text.decode("utf-8", "replace")
+
+
+def _cannot_read(path: Path, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"the key file {path} is not there; make it with ztunnel keygen, or copy it from the box that has it."
+    return f"the key file {path} cannot be read: {(error.strerror or 'unknown reason').lower()}."
+
+
+def _fields(origin: Path | str, text: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        match = _LINE.fullmatch(line)
+        if match and found.setdefault(match[1], match[3]) != match[3]:
+            raise KeyFileError(f"{origin} holds two different {match[1]}s.")
+    return found
+
+
+def _key(origin: Path | str, field: str, text: str) -> str:
+    if not is_z85(text):
+        raise KeyFileError(f"the {field} in {origin} is damaged: it is not 40 characters of Z85.")
+    return text
