@@ -78,6 +78,8 @@ REDIAL_CALM_S: Final = 10.0
 """A link that was up for this long starts again with the shortest pause."""
 EVICTED_S: Final = 30.0
 """A process whose place another process of the same side has taken stays away for this long."""
+BYE_LINGER_S: Final = 0.5
+"""The goodbye itself may take this long to leave."""
 BYE_S: Final = 2.0
 """An orderly close drains and acknowledges for at most this long."""
 
@@ -114,12 +116,27 @@ KEEPALIVE_COUNT: Final = 3
 """TCP keepalive of local connections: an application's machine that died silently is noticed after 30 s."""
 HEARTBEAT_TIMEOUTS: Final = 3
 """Heartbeats of a local end, where the table asks for them, may fail to be answered this many times."""
+SWEEP_S: Final = 1.0
+"""How often queues are searched for what has grown too old, and peers are told how many applications are here."""
 EVENTS_TICK_S: Final = 1.0
 """EVENTS of every watched socket is reread this often: a missed edge would hang for ever."""
 MONITOR_CLOSE_S: Final = 10.0
 """A monitor whose socket was closed first is kept for at most this long, until libzmq says that it sends no more."""
 RESOLVE_S: Final = 5.0
 """A host name that does not resolve within this time is reported and tried again with the next dial."""
+LISTEN_RETRY_S: Final = 1.0
+"""A link port that could not be opened is tried again this often, for ever."""
+LISTEN_BACKLOG: Final = 64
+"""Connections that the kernel accepts ahead of us; kept small because each must find a descriptor (carriers/guard.py)."""
+LISTEN_HANDSHAKES: Final = 256
+"""Connections of one link port that have not finished their handshake; beyond it only known addresses are let in, and
+beyond twice as many none until the silent ones are gone."""
+LISTEN_KNOWN: Final = 32
+"""Addresses from which a dialler proved its key lately, and which are let in under pressure."""
+DESCRIPTOR_RESERVE: Final = 16
+"""Descriptors that connections never get: new sockets, files and the guard's own need them."""
+DESCRIPTORS: Final = 1_048_576
+"""The descriptor limit is raised to the hard limit, but no further than this."""
 CONTEXT_SOCKETS: Final = 16_384
 """0MQ sockets of one process, monitors included: 4,096 routes with a socket and two ends of a monitor each."""
 HEARTBEAT_S: Final = 5.0
@@ -134,6 +151,8 @@ XPUB_RETRY_S: Final = 0.002
 """A full XPUB is tried again after this time even when nothing was heard of it."""
 PARKED_RETRY_S: Final = 0.02
 """Parked replies are offered again this often: a full client of a ROUTER gives no sign when it can take more."""
+REPLIES_A_TURN: Final = 256
+"""Replies looked at one by one, while some are parked, before other sockets get their turn."""
 SUBSCRIPTIONS_A_TURN: Final = 1000
 """Subscriptions read from an XPUB before other sockets get their turn."""
 SHARE_SLACK_BYTES: Final = 64 * KIB
