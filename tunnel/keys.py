@@ -107,7 +107,7 @@ def public_of(secret: Secret, origin: str) -> str:
 
 
 def write_pair(folder: Path, side: str) -> tuple[Path, Path]:
-    """Make a new pair; write FOLDER/SIDE.key and FOLDER/SIDE.key_secret (0600). Never overwrites. Raises KeyFileError."""
+    """Make a new pair: FOLDER/SIDE.key and FOLDER/SIDE.key_secret (0600). Overwrites nothing. Raises KeyFileError."""
     public_path, secret_path = folder / f"{side}.key", folder / f"{side}.key_secret"
     for path in (secret_path, public_path):
         if path.exists() or path.is_symlink():

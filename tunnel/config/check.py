@@ -75,7 +75,8 @@ def _name(c: Checking) -> str:
         c.tell_at(
             c.tree.root.mark,
             "",
-            f"the file's name {c.tree.file.name!r} makes no name for the table; add name: with a-z, 0-9, '_', '.' and '-'.",
+            f"the file's name {c.tree.file.name!r} makes no name for the table; "
+            "add name: with a-z, 0-9, '_', '.' and '-'.",
         )
         return ""
 
@@ -145,12 +146,13 @@ def _session(c: Checking) -> None:
             for other in part.value.to:
                 pair = (min(one.side, other.side), max(one.side, other.side))
                 sums[pair] = sums.get(pair, 0) + max(settings.window_bytes, settings.max_message_bytes)
-    for (one, other), total in sums.items():
+    for (near, far), total in sums.items():
         if total > bound:
             c.tell(
                 ("session",) if c.draft.head.value.session else ("routes",),
-                f"the routes between {one} and {other} may hold {_mib(total)} together (each the larger of its window and max_message), "
-                f"more than the {_mib(bound)} of a session; lower max_message: of routes, or raise session: {_mib(total)}.",
+                f"the routes between {near} and {far} may hold {_mib(total)} together (each the larger of its window "
+                f"and max_message), more than the {_mib(bound)} of a session; lower max_message: of routes, "
+                f"or raise session: {_mib(total)}.",
                 key=not c.draft.head.value.session,
             )
 

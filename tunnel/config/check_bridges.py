@@ -53,7 +53,8 @@ def _route(c: Checking, bridge: Bridge, path: Path, side_known: bool) -> None:
             fit = listing(APPLICATIONS[route.pattern][number])
             c.tell(
                 (*path, "zmq"),
-                f"a {bridge.zmq.socket} cannot talk to {name} at {bridge.side}: its '{where}' end of {route.pattern} wants {fit}.",
+                f"a {bridge.zmq.socket} cannot talk to {name} at {bridge.side}: "
+                f"its '{where}' end of {route.pattern} wants {fit}.",
             )
         return
     if not {"from", "to"} & part.broken:

@@ -1,6 +1,8 @@
-"""Rules on links: known sides, one link between two, every side reached, one address one listener, nothing open unsaid."""
+"""Rules on links: known sides, one link between two, every side reached, one listener an address, nothing open."""
 
 from __future__ import annotations
+
+from ipaddress import ip_address
 
 from tunnel.config.checking import Checking
 from tunnel.config.model import Dial, Link, Listen
@@ -63,7 +65,8 @@ def _dial(
         where = c.where(("links", first[pair]))
         c.tell(
             path,
-            f"{dial.side} and {listen.side} are linked already ({where}); for a second way give that link's dial several addresses.",
+            f"{dial.side} and {listen.side} are linked already ({where}); "
+            "for a second way give that link's dial several addresses.",
         )
         return
     first[pair] = index
@@ -71,8 +74,6 @@ def _dial(
 
 
 def _source(c: Checking, source: str, path: Path) -> None:
-    from ipaddress import ip_address
-
     try:
         ip_address(source.strip("[]"))
     except ValueError:
@@ -89,7 +90,8 @@ def _ports(c: Checking, listen: Listen, dial: Dial, path: Path) -> None:
         elif tcp(address).port != tcp(listen.address).port:
             c.warn(
                 path,
-                f"{dial.side} dials port {tcp(address).port}, but {listen.side} listens at port {tcp(listen.address).port}.",
+                f"{dial.side} dials port {tcp(address).port}, "
+                f"but {listen.side} listens at port {tcp(listen.address).port}.",
             )
 
 

@@ -58,14 +58,11 @@ def _sides(c: Checking, route: Route, path: Path) -> None:
 
 def _pattern(c: Checking, route: Route, path: Path, broken: frozenset[str]) -> None:
     pattern = route.pattern
-    if pattern in ("reqrep", "pair") and route.max_age is None and c.defaults.max_age is None:
-        if "max_age" not in broken and "defaults" not in c.draft.head.broken:
-            what = "a request" if pattern == "reqrep" else "a message"
-            c.tell(
-                path,
-                f"'max_age:' is missing; say how old {what} may be before nobody wants it any more, such as 5s, or never.",
-                key=True,
-            )
+    unsaid = route.max_age is None and c.defaults.max_age is None and "max_age" not in broken
+    if pattern in ("reqrep", "pair") and unsaid and "defaults" not in c.draft.head.broken:
+        what = "a request" if pattern == "reqrep" else "a message"
+        sentence = f"'max_age:' is missing; say how old {what} may be before nobody wants it any more: 5s, or never."
+        c.tell(path, sentence, key=True)
     if pattern is None:
         return
     for key in ("topics", "subscribe"):
@@ -243,7 +240,8 @@ def _bound_twice(c: Checking) -> None:
                 where = c.where(earlier.path)
                 c.tell(
                     bind.path,
-                    f"{bind.side} binds {earlier.address} already for {earlier.owner} ({where}); take another port or path.",
+                    f"{bind.side} binds {earlier.address} already for {earlier.owner} ({where}); "
+                    "take another port or path.",
                 )
                 break
 

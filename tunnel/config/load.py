@@ -156,7 +156,8 @@ def _expanded(text: str, environ: Mapping[str, str]) -> str:
     for opening in re.finditer(r"(?<!\$)\$\{", text):
         if not _VARIABLE.match(text, opening.start()):
             raise ValueError(
-                "after '${' a variable's name and '}' are expected, as in ${NAME} or ${NAME:-default}; '$${' stands for '${'."
+                "after '${' a variable's name and '}' are expected, as in ${NAME} or ${NAME:-default}; "
+                "for the text '${' write '$${'."
             )
     return Expanded(_VARIABLE.sub(value, text).replace("$${", "${"))
 

@@ -138,7 +138,9 @@ class _Composer:
         return None if isinstance(root, Scalar) and root.plain and root.text == "" else root
 
     def _mark(self, event: Event) -> Mark:
-        return Mark(self._file, event.start_mark.line + 1, event.start_mark.column + 1)
+        start = event.start_mark
+        assert start is not None  # PyYAML marks every event
+        return Mark(self._file, start.line + 1, start.column + 1)
 
     def _unreadable(self, event: Event, path: Path, sentence: str) -> Unreadable:
         return Unreadable(self._mark(event).problem(show_path(path), sentence))

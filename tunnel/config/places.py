@@ -1,6 +1,7 @@
 """Where things are on this box: the private runtime folder of a side, and the folder of applications' ipc sockets.
 
-    runtime   $ZTUNNEL_RUNTIME_DIR, else /run/ztunnel (root), $XDG_RUNTIME_DIR/ztunnel, /tmp/ztunnel-UID; then /NAME.SIDE
+    runtime   $ZTUNNEL_RUNTIME_DIR, else /run/ztunnel (root), $XDG_RUNTIME_DIR/ztunnel,
+              /tmp/ztunnel-UID; then /NAME.SIDE
     ipc       $ZTUNNEL_IPC_DIR, else $ZTUNNEL_RUNTIME_DIR/ipc, /run/ztunnel-ipc (root), $XDG_RUNTIME_DIR/ztunnel-ipc,
               /tmp/ztunnel-ipc-UID; then /NAME
 

@@ -15,6 +15,7 @@ from tunnel.limits import LOCAL_HWM, MAX_MESSAGE_BYTES, WINDOW_BYTES
 
 Pattern = Literal["reqrep", "pubsub", "pipeline", "pair"]
 Where = Literal["from", "to"]
+Socket = Literal["ROUTER", "DEALER", "XSUB", "XPUB", "PULL", "PUSH", "PAIR"]
 Delivery = Literal["live", "confirmed"]
 Overflow = Literal["block", "drop-newest", "drop-oldest", "keep-latest"]
 Priority = Literal["high", "normal", "bulk"]
@@ -83,7 +84,7 @@ class Endpoint:
 class EndPlan:
     """This side's local socket of one route."""
 
-    socket: Literal["ROUTER", "DEALER", "XSUB", "XPUB", "PULL", "PUSH", "PAIR"]
+    socket: Socket
     endpoints: tuple[Endpoint, ...]
     allow: Allow = Allow()
     hwm: int | None = None

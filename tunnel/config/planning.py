@@ -1,4 +1,4 @@
-"""Table + side → plan. Finds which side this box is by the secret key it holds, and turns words into what the device needs.
+"""Table + side → plan. Finds which side this box is by the secret key it holds; turns words into what is to be run.
 
 What can only be known on the side's own box is checked here: its secret key, the key files of its local ends, groups,
 the length of socket paths, that its own ends are told.
@@ -220,7 +220,8 @@ class _Planner:
         if end.bare:
             self._tell(
                 path,
-                f"this box is {self.side}, and its own end is not told here; write '{self.side} bind ...' or '{self.side} connect ...'.",
+                f"this box is {self.side}, and its own end is not told here; "
+                f"write '{self.side} bind ...' or '{self.side} connect ...'.",
             )
             return None
         settings = settle(route, self.table.model.defaults)

@@ -1,7 +1,7 @@
 """Tree → draft: each part is validated by its model, and what pydantic finds is told in our own sentences.
 
-A part with something wrong in it is still read for the rest, so that the cross checks can add what they know: `Part.broken`
-names the keys whose values are unknown. No message of pydantic ever reaches a user.
+A part with something wrong in it is still read for the rest, so that the cross checks can add what they know:
+`Part.broken` names the keys whose values are unknown. No message of pydantic ever reaches a user.
 """
 
 from __future__ import annotations
@@ -230,7 +230,10 @@ def _unknown_key(key: str, known: tuple[str, ...]) -> str:
         word = key.split(":")[0]
         if word in known:
             return f"a space is missing after '{word}:'."
-        return f"{key!r} stands where a key is expected; a comma between endpoints? Separate them by spaces, or write a YAML list."
+        return (
+            f"{key!r} stands where a key is expected; a comma between endpoints? "
+            "Separate them by spaces, or write a YAML list."
+        )
     hint = nearest(key, known)
     asked = f" Did you mean {hint!r}?" if hint else f" There are {listing(known, 'and')}." if known else ""
     return f"{key!r} is not a key that is known here.{asked}"

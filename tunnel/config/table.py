@@ -1,25 +1,27 @@
-"""A table that was read and found right, with where each value stands; and the few questions that everybody asks of it."""
+"""A table that was read and found right, with where each value stands; and the questions that everybody asks of it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from tunnel.config.load import Tree
 from tunnel.config.model import NEVER, Defaults, End, Link, Route, TableModel
-from tunnel.config.plan import Allow, Delivery, Overflow, Priority, Where
+from tunnel.config.plan import Allow, Delivery, Overflow, Pattern, Priority, Socket, Where
 from tunnel.config.values import networks_of, tcp
 from tunnel.errors import Problem
 from tunnel.limits import MAX_MESSAGE_BYTES, WINDOW_BYTES
 
-SOCKETS = {
+SOCKETS: Final[Mapping[Pattern, tuple[Socket, Socket]]] = {
     "reqrep": ("ROUTER", "DEALER"),
     "pubsub": ("XSUB", "XPUB"),
     "pipeline": ("PULL", "PUSH"),
     "pair": ("PAIR", "PAIR"),
 }
 """pattern → our socket at `from` and at `to`."""
-APPLICATIONS = {
+APPLICATIONS: Final[Mapping[Pattern, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "reqrep": (("REQ", "DEALER"), ("REP", "DEALER", "ROUTER")),
     "pubsub": (("PUB", "XPUB"), ("SUB", "XSUB")),
     "pipeline": (("PUSH",), ("PULL",)),

@@ -331,7 +331,8 @@ def _begins_with_side(words: list[str], text: str, form: str) -> None:
         raise ValueError(f"this is empty; write '{form}'.")
     if "://" in words[0]:
         raise ValueError(
-            f"{words[0]!r} stands where a side is expected; a comma between endpoints? Separate them by spaces: '{form}'."
+            f"{words[0]!r} stands where a side is expected; a comma between endpoints? "
+            f"Separate them by spaces: '{form}'."
         )
     if words[0].endswith(","):
         raise ValueError(f"{text!r} has a comma after the side; separate by spaces: '{form}'.")
