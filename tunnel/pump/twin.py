@@ -84,7 +84,7 @@ class _Intake:
         parts: list[Part] = []
         for index, frame in enumerate(frames):
             parts.append(header(sizes[index], index + 1 < len(sizes)))
-            parts.append(frame.buffer if sizes[index] >= REFERENCE_BYTES else frame.bytes)
+            parts.append(frame.buffer.toreadonly() if sizes[index] >= REFERENCE_BYTES else frame.bytes)
         return parts
 
 
@@ -222,6 +222,6 @@ def recv(socket: zmq.Socket[bytes], router: bool = False) -> LinkMessage | None:
         user_id = ""
     routing_id = frames.pop(0).bytes if router else b""
     parts: list[Segment] = [
-        frame.buffer if len(frame) >= REFERENCE_BYTES else frame.bytes for frame in frames[:LINK_PARTS]
+        frame.buffer.toreadonly() if len(frame) >= REFERENCE_BYTES else frame.bytes for frame in frames[:LINK_PARTS]
     ]
     return LinkMessage(routing_id, user_id, parts, len(frames) > LINK_PARTS)
