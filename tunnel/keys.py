@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import stat
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,6 @@ from typing import Final
 import zmq
 from zmq.utils import z85
 
-from tunnel.config.plan import KeyPair, Secret
 from tunnel.errors import KeyFileError
 from tunnel.limits import KEY_FILE_BYTES
 
@@ -45,6 +45,32 @@ curve
     public-key = "{public}"
     secret-key = "{secret}"
 """
+
+
+class Secret(str):
+    """Text that prints masked; `reveal()` gives it. Never log, format or serialise the revealed text."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'****'"
+
+    def __str__(self) -> str:
+        return "****"
+
+    def __format__(self, spec: str) -> str:
+        return "****"
+
+    def reveal(self) -> str:
+        return str.__str__(self)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A CURVE key pair, both Z85 (40 characters)."""
+
+    public: str
+    secret: Secret
 
 
 def is_z85(text: str) -> bool:

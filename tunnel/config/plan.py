@@ -11,6 +11,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal
 
+from tunnel.keys import KeyPair, Secret
 from tunnel.limits import LOCAL_HWM, MAX_MESSAGE_BYTES, WINDOW_BYTES
 
 Pattern = Literal["reqrep", "pubsub", "pipeline", "pair"]
@@ -21,31 +22,20 @@ Overflow = Literal["block", "drop-newest", "drop-oldest", "keep-latest"]
 Priority = Literal["high", "normal", "bulk"]
 Network = IPv4Network | IPv6Network
 
-
-class Secret(str):
-    """Text that prints masked; `reveal()` gives it. Never log, format or serialise the revealed text."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'****'"
-
-    def __str__(self) -> str:
-        return "****"
-
-    def __format__(self, spec: str) -> str:
-        return "****"
-
-    def reveal(self) -> str:
-        return str.__str__(self)
-
-
-@dataclass(frozen=True, slots=True)
-class KeyPair:
-    """A CURVE key pair, both Z85 (40 characters)."""
-
-    public: str
-    secret: Secret
+__all__ = [
+    "Allow",
+    "Curve",
+    "DialPlan",
+    "EndPlan",
+    "Endpoint",
+    "KeyPair",
+    "ListenPlan",
+    "Plain",
+    "Plan",
+    "RoutePlan",
+    "Secret",
+    "Topics",
+]
 
 
 @dataclass(frozen=True, slots=True)
