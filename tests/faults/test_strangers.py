@@ -41,8 +41,8 @@ orders:
 def refused(rig: Rig) -> Counter[str]:
     """What the listener says it refused, by reason."""
     counts: Counter[str] = Counter()
-    for listener in rig.dmz.status()["listeners"]:
-        counts.update(listener["refused"])
+    for port in rig.dmz.status()["ports"]:
+        counts.update(port["refused"])
     return counts
 
 

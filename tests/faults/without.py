@@ -33,8 +33,7 @@ def main() -> None:
 
     from tunnel import device
 
-    sys.argv = ["tunnel.device", *arguments.device]
-    device.main()
+    sys.exit(device.main(arguments.device))
 
 
 if __name__ == "__main__":
