@@ -94,7 +94,7 @@ class Reactor:
 class Watch:
     """Waits for one socket on behalf of its owner. Close it before the socket is closed."""
 
-    __slots__ = ("_fd", "_get", "_on_ready", "_reactor", "_soon", "_turning", "_want", "closed")
+    __slots__ = ("_fd", "_get", "_on_ready", "_reactor", "_soon", "_turning", "_want", "closed", "on_edge")
 
     def __init__(self, reactor: Reactor, socket: zmq.Socket[bytes], on_ready: OnReady, want: int) -> None:
         self._reactor = reactor
@@ -104,8 +104,10 @@ class Watch:
         self._soon = False  # a call of _look is already queued
         self._turning = False  # inside on_ready: EVENTS is reread afterwards anyway
         self.closed = False
+        self.on_edge: Callable[[], None] | None = None
+        """Called when the descriptor announces anything at all: for sockets that always say they can be written."""
         self._fd = self._get(zmq.FD)
-        reactor.loop.add_reader(self._fd, self._turn)
+        reactor.loop.add_reader(self._fd, self._on_descriptor)
         self.poke()  # what arrived before the watch gave its edge already
 
     def __repr__(self) -> str:
@@ -130,6 +132,12 @@ class Watch:
             self.closed = True
             self._reactor.loop.remove_reader(self._fd)
             self._reactor._forget(self)
+
+    def _on_descriptor(self) -> None:
+        self._turn()
+        if self.on_edge is not None and not self.closed:
+            self._get(_EVENTS)  # takes in what was announced, where _turn had nothing to wait for
+            self.on_edge()
 
     def _look(self) -> None:
         self._soon = False

@@ -24,9 +24,7 @@ from tunnel.link.peer import FOREVER, Peer
 from tunnel.link.wire import Kind, Lane
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
-    from tunnel.link.wire import Parts
+    from tunnel.link.wire import Parts, Segment
 
 AT_ONCE = frozenset({"stale", "reload", "attempt"})
 """Refusals that say nothing against another try."""
@@ -149,7 +147,7 @@ class Dialler:
             routes=peer.announce(),
         )
 
-    def receive(self, lane: Lane, parts: Sequence[Buffer], now: float) -> None:
+    def receive(self, lane: Lane, parts: Sequence[Segment], now: float) -> None:
         """A message of the present attempt."""
         if self.state is State.IDLE:
             return
@@ -160,7 +158,7 @@ class Dialler:
             self._hang_up(str(error), now)
             self._outbox = [(Lane.CONTROL, refusal)]
 
-    def _dispatch(self, lane: Lane, parts: Sequence[Buffer], now: float) -> None:
+    def _dispatch(self, lane: Lane, parts: Sequence[Segment], now: float) -> None:
         kind = wire.kind_of(parts)
         if kind is Kind.REFUSE:
             self._on_refuse(parts, now)
@@ -195,7 +193,7 @@ class Dialler:
         self._deadline = now + HANDSHAKE_S
         self._outbox.append((Lane.DATA, wire.encode_open(welcome.nonce)))
 
-    def _on_opened(self, parts: Sequence[Buffer], now: float) -> None:
+    def _on_opened(self, parts: Sequence[Segment], now: float) -> None:
         numbers = parse_numbers(wire.decode_json(parts))
         self.resumes += bool(self._welcome and self._welcome.resume)
         self.peer.open(numbers, now)
@@ -203,7 +201,7 @@ class Dialler:
         self.reason = ""
         self._deadline = FOREVER
 
-    def _on_refuse(self, parts: Sequence[Buffer], now: float) -> None:
+    def _on_refuse(self, parts: Sequence[Segment], now: float) -> None:
         fields = wire.decode_json(parts)
         code, text = str(fields.get("code", ""))[:40], str(fields.get("text", ""))[:400]
         if code == "evicted":

@@ -15,16 +15,14 @@ from tunnel.errors import RemoteProtocolError
 from tunnel.limits import BATCH_BYTES, MESSAGE_FRAMES
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
-    from tunnel.link.wire import Data
+    from tunnel.link.wire import Data, Segment
 
 
 @dataclass(slots=True)
 class Run:
     """Whole messages, ready for the local socket. `position` and `fed` are the owner's progress through it."""
 
-    segments: list[Buffer]
+    segments: list[Segment]
     size: int
     messages: int
     """As the peer counted them; used for statistics only."""
@@ -40,7 +38,7 @@ class Run:
 class _Partial:
     """Fragments of the message under way."""
 
-    segments: list[Buffer] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
     size: int = 0
     born: float = 0.0
 
@@ -72,7 +70,7 @@ class Inbound:
     def __repr__(self) -> str:
         return f"<Inbound {self.name} received={self.received} delivered={self.delivered} held={self.held_bytes}>"
 
-    def accept(self, header: Data, segments: Sequence[Buffer], size: int, born: float) -> bool:
+    def accept(self, header: Data, segments: Sequence[Segment], size: int, born: float) -> bool:
         """Take a batch. False: it is old news. RemoteProtocolError when numbers or sizes are not as agreed."""
         if header.seq <= self.received:
             self.repeats += 1

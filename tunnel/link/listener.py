@@ -20,9 +20,7 @@ from tunnel.link.peer import FOREVER, Peer
 from tunnel.link.wire import Kind, Lane
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
-    from tunnel.link.wire import Parts
+    from tunnel.link.wire import Parts, Segment
 
 EVICTED_KEPT = 64
 """Ended sessions of a side that are remembered, to refuse their late greetings."""
@@ -89,7 +87,7 @@ class Listener:
 
     # --- frames ------------------------------------------------------------------------------------------------------
 
-    def receive(self, conn: Hashable, user_id: str, parts: Sequence[Buffer], now: float) -> Peer | None:
+    def receive(self, conn: Hashable, user_id: str, parts: Sequence[Segment], now: float) -> Peer | None:
         """A message. Gives the peer whose state it changed."""
         bound = self._bound.get(conn)
         if bound is not None:
@@ -106,7 +104,7 @@ class Listener:
             self._refuse(conn, error.code, str(error))
         return None
 
-    def _receive_bound(self, side: _Side, lane: Lane, user_id: str, parts: Sequence[Buffer], now: float) -> Peer:
+    def _receive_bound(self, side: _Side, lane: Lane, user_id: str, parts: Sequence[Segment], now: float) -> Peer:
         try:
             if user_id != side.peer.side:
                 raise RemoteProtocolError("side", "a connection has changed its key")
@@ -123,7 +121,7 @@ class Listener:
             self._refuse_bound(side, error.code, str(error))
         return side.peer
 
-    def _on_hello(self, conn: Hashable, user_id: str, parts: Sequence[Buffer], now: float) -> None:
+    def _on_hello(self, conn: Hashable, user_id: str, parts: Sequence[Segment], now: float) -> None:
         side = self._sides.get(user_id)
         if side is None:
             raise RemoteProtocolError("side", f"{user_id or 'this key'} has no link here")
@@ -236,10 +234,10 @@ class Listener:
             if reason is not None:
                 self._refuse_bound(side, "silent", reason)
 
-    def transmit(self, now: float) -> list[tuple[Hashable, Parts]]:
-        """Everything that may go now, to whom."""
+    def transmit(self, now: float, peer: Peer | None = None) -> list[tuple[Hashable, Parts]]:
+        """Everything that may go now, to whom: to this peer, or to all."""
         out, self._outbox = self._outbox, []
-        for side in self._sides.values():
+        for side in self._sides.values() if peer is None else (self._sides[peer.side],):
             if side.lanes:
                 out.extend((side.lanes[lane], parts) for lane, parts in side.peer.transmit(now))
         return out

@@ -13,36 +13,49 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from tunnel.errors import LocalMisuseError, RemoteProtocolError
+from tunnel.limits import BATCH_BYTES, BATCH_COST_BYTES, MESSAGE_FRAMES
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from tunnel.link.wire import Segment
 
 
 class Piece(Protocol):
     """What the pump drains: a run of whole messages, or a fragment of one (`more`: the message goes on)."""
 
-    segments: Sequence[Buffer]
-    size: int
-    messages: int
-    more: bool
+    @property
+    def segments(self) -> Sequence[Segment]: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def messages(self) -> int: ...
+
+    @property
+    def more(self) -> bool: ...
 
 
 class Compact(Protocol):
     """keep-latest: of messages with equal first frames only the newest stays; also gives how many went."""
 
-    def __call__(self, runs: Sequence[Sequence[Buffer]]) -> tuple[Sequence[Piece], int]: ...
+    def __call__(self, runs: Sequence[Sequence[Segment]], /) -> tuple[Sequence[Piece], int]: ...
 
 
 @dataclass(slots=True)
 class Batch:
     """A piece on its way. `seq` is 0 until it enters the lane; `born`: when its first message was read, in seconds."""
 
-    segments: Sequence[Buffer]
+    segments: Sequence[Segment]
     size: int
     messages: int
     more: bool
     born: float
     seq: int = 0
+
+    @property
+    def cost(self) -> int:
+        """What it counts for in the window."""
+        return self.size if self.size > BATCH_COST_BYTES else BATCH_COST_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +91,8 @@ class Outbound:
         self.sent_bytes = 0
         self.dropped: Counter[str] = Counter()
         self.may_repeat = 0
+        self.relieved = False
+        """Old messages went without an acknowledgement: there may be room again. Who reads it clears it."""
         self._compact = compact
         self._mid_message = False
         """The last batch that got a number was a fragment with more to come: the head of the queue must follow it."""
@@ -104,12 +119,15 @@ class Outbound:
         """Take what was read from the local socket. Whole messages only: the last piece has `more` False."""
         for piece in pieces:
             self.queue.append(Batch(piece.segments, piece.size, piece.messages, piece.more, now))
-            self.queue_bytes += piece.size
+            self.queue_bytes += self.queue[-1].cost
         if self.terms.overflow != "block":
             self._overflow(now)
 
     def _overflow(self, now: float) -> None:
-        """Bound the unsent by what the window leaves, at least half of it; only unsent whole messages are dropped."""
+        """Bound the unsent by what the window leaves, at least half of it; only unsent whole messages are dropped.
+
+        One message always stays, however large: else a route could never carry one that is larger than half its window.
+        """
         limit = max(self.window_bytes // 2, self.window_bytes - self.flight_bytes)
         if self.queue_bytes <= limit:
             return
@@ -119,15 +137,20 @@ class Outbound:
             pieces, gone = self._compact([run for run, _ in _messages(self.queue)])
             self.dropped["overflow"] += gone
             self.queue = deque(Batch(p.segments, p.size, p.messages, p.more, now) for p in pieces)
-            self.queue_bytes = sum(batch.size for batch in self.queue)
+            self.queue_bytes = sum(batch.cost for batch in self.queue)
             limit = limit * 3 // 4  # else every further batch would compact the whole queue again
-        while self.queue and self.queue_bytes + sum(b.size for b in half_sent) > limit:
+        limit -= sum(batch.cost for batch in half_sent)
+        while self.queue_bytes > limit and not self._is_one_message():
             if overflow == "drop-newest":
                 self._drop_newest()
             else:
                 self._drop_oldest("overflow")
         self.queue.extendleft(reversed(half_sent))
-        self.queue_bytes += sum(batch.size for batch in half_sent)
+        self.queue_bytes += sum(batch.cost for batch in half_sent)
+
+    def _is_one_message(self) -> bool:
+        """The queue is empty or holds nothing but one batch, or the fragments of one message."""
+        return next((at for at, batch in enumerate(self.queue) if not batch.more), 0) >= len(self.queue) - 1
 
     def _take_half_sent(self) -> list[Batch]:
         """Remove the rest of a message whose first fragments are already under way; it must be finished."""
@@ -135,7 +158,7 @@ class Outbound:
         mid = self._mid_message
         while mid and self.queue:
             batch = self.queue.popleft()
-            self.queue_bytes -= batch.size
+            self.queue_bytes -= batch.cost
             rest.append(batch)
             mid = batch.more
         return rest
@@ -144,14 +167,14 @@ class Outbound:
         more = True
         while more and self.queue:
             batch = self.queue.popleft()
-            self.queue_bytes -= batch.size
+            self.queue_bytes -= batch.cost
             self.dropped[reason] += batch.messages
             more = batch.more
 
     def _drop_newest(self) -> None:
         while self.queue:
             batch = self.queue.pop()
-            self.queue_bytes -= batch.size
+            self.queue_bytes -= batch.cost
             self.dropped["overflow"] += batch.messages
             if not self.queue or not self.queue[-1].more:
                 return
@@ -165,7 +188,8 @@ class Outbound:
         self.expire(now)
         if not self.queue:
             return None
-        if self.terms.overflow != "block" and not self._mid_message and self.flight_bytes >= self.window_bytes // 2:
+        most = self.window_bytes if self.terms.overflow == "block" else self.window_bytes // 2
+        if self.flight_bytes >= most and not self._mid_message:
             return None
         return self.queue[0].size
 
@@ -179,7 +203,7 @@ class Outbound:
         if not self.queue:
             raise LocalMisuseError(f"{self!r} has nothing to send")
         batch = self.queue.popleft()
-        self.queue_bytes -= batch.size
+        self.queue_bytes -= batch.cost
         batch.seq = self.next_seq
         self.next_seq += 1
         self.cursor = self.next_seq
@@ -190,7 +214,7 @@ class Outbound:
             batch if self.terms.confirmed else Batch((), batch.size, batch.messages, batch.more, batch.born, batch.seq)
         )
         self.flight.append(kept)
-        self.flight_bytes += batch.size
+        self.flight_bytes += batch.cost
         return batch
 
     def expire(self, now: float) -> None:
@@ -200,25 +224,27 @@ class Outbound:
             return
         while self.queue and now - self.queue[0].born > age:
             self._drop_oldest("expired")
+            self.relieved = True
 
     def _empty_if_old(self, batch: Batch, now: float) -> None:
         age = self.terms.max_age_s
         whole = not batch.more and (batch is self.flight[0] or not self._before(batch).more)
         if age is not None and whole and batch.messages and now - batch.born > age:
             self.dropped["expired"] += batch.messages
-            self.flight_bytes -= batch.size
+            self.flight_bytes -= batch.cost
             batch.segments, batch.size, batch.messages = (), 0, 0
+            self.flight_bytes += batch.cost
 
     def _before(self, batch: Batch) -> Batch:
         return self.flight[batch.seq - self.flight[0].seq - 1]
 
     def acknowledge(self, delivered: int) -> bool:
         """The peer handed everything through `delivered` to its local socket. True when this freed something."""
-        if delivered >= self.next_seq:
+        if delivered >= self.cursor:
             raise RemoteProtocolError("sequence", f"the peer acknowledges batch {delivered} of {self.name}, never sent")
         freed = False
         while self.flight and self.flight[0].seq <= delivered:
-            self.flight_bytes -= self.flight.popleft().size
+            self.flight_bytes -= self.flight.popleft().cost
             freed = True
         self.delivered = max(self.delivered, delivered)
         return freed
@@ -226,18 +252,39 @@ class Outbound:
     # --- a link comes back -------------------------------------------------------------------------------------------
 
     def resume(self, received: int, delivered: int) -> None:
-        """The same session of the peer is back: go on after what it has received."""
-        if not self.delivered <= delivered <= received < self.next_seq:
+        """The same session of the peer is back: go on after what it has received.
+
+        `delivered` may be behind what we know: a batch's acknowledgement can overtake OPENED, on the other lane.
+        """
+        if not (delivered <= received and self.delivered <= received < self.next_seq):
             sent = f"{self.delivered}..{self.next_seq - 1}"
             raise RemoteProtocolError(
                 "sequence", f"the peer resumes {self.name} at {delivered}..{received}, but {sent} was sent"
             )
+        self.cursor = received + 1
         self.acknowledge(delivered)
-        if self.terms.confirmed:
-            self.cursor = received + 1
+        if not self.terms.confirmed:
+            self._lose_flight_after(received, "link_cut")
+            self.next_seq = self.cursor
+
+    def agreed(self, window_bytes: int, max_message_bytes: int) -> None:
+        """What both ends of the route allow. Unsent messages that the peer would not take go, counted."""
+        self.window_bytes = window_bytes
+        most = max_message_bytes + 4 * MESSAGE_FRAMES
+        if most <= BATCH_BYTES or not any(batch.more for batch in self.queue):
             return
-        self._lose_flight_after(received, "link_cut")
-        self.next_seq = self.cursor = received + 1
+        kept = self._take_half_sent()
+        while self.queue:
+            message = [self.queue.popleft()]
+            while message[-1].more and self.queue:
+                message.append(self.queue.popleft())
+            if len(message) > 1 and sum(batch.size for batch in message) > most:
+                self.dropped["too_large"] += sum(batch.messages for batch in message)
+                self.relieved = True
+            else:
+                kept.extend(message)
+        self.queue.extend(kept)
+        self.queue_bytes = sum(batch.cost for batch in kept)
 
     def restart(self) -> None:
         """The peer's process is a new one: it has nothing, its numbers begin again."""
@@ -255,14 +302,19 @@ class Outbound:
         self.delivered = 0
 
     def _lose_flight_after(self, seq: int, reason: str) -> None:
-        """Count as lost what is in flight above `seq`; the unsent rest of a message so beheaded goes with it."""
+        """Count as lost what is in flight above `seq`; the unsent rest of a message so beheaded goes with it.
+
+        The receiver has forgotten the fragments of such a message too (Inbound.abandon), so `seq` ends a message.
+        """
+        if self.flight and self.flight[0].seq <= seq and self.flight[seq - self.flight[0].seq].more:
+            raise RemoteProtocolError("sequence", f"the peer resumes {self.name} in the middle of a message")
         while self.flight and self.flight[-1].seq > seq:
             batch = self.flight.pop()
-            self.flight_bytes -= batch.size
+            self.flight_bytes -= batch.cost
             self.dropped[reason] += batch.messages
-        if self._mid_message and not (self.flight and self.flight[-1].more):
+        if self._mid_message:
             self._drop_oldest(reason)
-        self._mid_message = bool(self.flight and self.flight[-1].more and self._mid_message)
+        self._mid_message = False
 
     def drop_all(self, reason: str) -> None:
         """Forget what is unsent, counted (a route that is taken away; replies nobody waits for)."""
@@ -270,12 +322,12 @@ class Outbound:
         while self.queue:
             self._drop_oldest(reason)
         self.queue.extend(half_sent)
-        self.queue_bytes = sum(batch.size for batch in half_sent)
+        self.queue_bytes = sum(batch.cost for batch in half_sent)
 
 
-def _messages(queue: Iterable[Batch]) -> Iterable[tuple[list[Buffer], int]]:
+def _messages(queue: Iterable[Batch]) -> Iterable[tuple[list[Segment], int]]:
     """Batches as runs of whole messages: the fragments of one message are put together."""
-    run: list[Buffer] = []
+    run: list[Segment] = []
     for batch in queue:
         run.extend(batch.segments)
         if not batch.more:

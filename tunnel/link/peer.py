@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from tunnel.errors import RemoteProtocolError
 from tunnel.limits import ACK_BYTES, ACK_DELAY_S, CLOCK_WINDOW_S
@@ -24,9 +24,7 @@ from tunnel.link.subscriptions import Granted, Wanted
 from tunnel.link.wire import Ack, Data, Kind, Lane
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
-    from tunnel.link.wire import Parts
+    from tunnel.link.wire import Parts, Segment
 
 FOREVER = float("inf")
 
@@ -107,7 +105,7 @@ class Peer:
         self._owed_channels: dict[int, Inbound] = {}
         self._ack_at = FOREVER
         self._peer_counts: dict[int, int] = {}
-        self._handlers: dict[Kind, Callable[[Lane, Sequence[Buffer], float], None]] = {
+        self._handlers: dict[Kind, Callable[[Lane, Sequence[Segment], float], None]] = {
             Kind.DATA: self._on_data,
             Kind.ACK: self._on_ack,
             Kind.PING: self._on_ping,
@@ -373,7 +371,7 @@ class Peer:
 
     # --- in ----------------------------------------------------------------------------------------------------------
 
-    def receive(self, lane: Lane, parts: Sequence[Buffer], now: float) -> None:
+    def receive(self, lane: Lane, parts: Sequence[Segment], now: float) -> None:
         """A message of an agreed connection. RemoteProtocolError: tell the peer and drop the connection."""
         self._pulses[lane].heard(now)
         kind = wire.kind_of(parts)
@@ -382,13 +380,13 @@ class Peer:
             raise RemoteProtocolError("frame", f"{kind.name} does not belong on the {lane.name.lower()} lane now")
         handler(lane, parts, now)
 
-    def _on_data(self, lane: Lane, parts: Sequence[Buffer], now: float) -> None:
+    def _on_data(self, lane: Lane, parts: Sequence[Segment], now: float) -> None:
         header = wire.decode_data(parts[0])
         if header.ack is not None:
             self._acknowledge(header.ack, now)
         segments = parts[1:]
-        size = sum(map(_size, segments))
-        self._lane_received += size + _size(parts[0])
+        size = sum(map(len, segments))
+        self._lane_received += size + len(parts[0])
         self._owed_bytes += size
         self._ack_at = min(self._ack_at, now + ACK_DELAY_S)
         channel = self._by_peer_number.get(header.channel)
@@ -398,7 +396,7 @@ class Peer:
         if channel.inbound.accept(header, segments, size, born) and not header.more:
             self.arrived.append(channel)
 
-    def _on_ack(self, lane: Lane, parts: Sequence[Buffer], now: float) -> None:
+    def _on_ack(self, lane: Lane, parts: Sequence[Segment], now: float) -> None:
         self._acknowledge(wire.decode_ack(parts[0]), now)
 
     def _acknowledge(self, ack: Ack, now: float) -> None:
@@ -409,20 +407,20 @@ class Peer:
                 self.freed.append(channel)
                 self._schedule.wake(channel.outbound)
 
-    def _on_ping(self, lane: Lane, parts: Sequence[Buffer], now: float) -> None:
+    def _on_ping(self, lane: Lane, parts: Sequence[Segment], now: float) -> None:
         clock_us = wire.decode_ping(parts[0])
         self._clock.sample(clock_us / 1e6, now)
         if self._pulses[lane].may_pong(now):
             self._outbox.append((lane, wire.encode_pong(clock_us, int(now * 1e6))))
 
-    def _on_pong(self, lane: Lane, parts: Sequence[Buffer], now: float) -> None:
+    def _on_pong(self, lane: Lane, parts: Sequence[Segment], now: float) -> None:
         echo_us, clock_us = wire.decode_pong(parts[0])
         self._clock.sample(clock_us / 1e6, now)
         if lane is Lane.CONTROL and 0 <= now - echo_us / 1e6 < 60:
             self.rtt_s = now - echo_us / 1e6
             self._pulses[lane].answered(now)
 
-    def _on_subscribe(self, lane: Lane, parts: Sequence[Buffer], now: float) -> None:
+    def _on_subscribe(self, lane: Lane, parts: Sequence[Segment], now: float) -> None:
         piece = wire.decode_subscribe(parts[0])
         channel = self._by_peer_number.get(piece.channel)
         if channel is None or channel.granted is None:
@@ -434,13 +432,13 @@ class Peer:
             channel.topic_ack = (piece.channel, piece.generation)
             self.arrived.append(channel)
 
-    def _on_subscribed(self, lane: Lane, parts: Sequence[Buffer], now: float) -> None:
+    def _on_subscribed(self, lane: Lane, parts: Sequence[Segment], now: float) -> None:
         number, generation = wire.decode_subscribed(parts[0])
         channel = self._by_number.get(number)
         if channel is not None and channel.wanted is not None:
             channel.wanted.acknowledged = generation
 
-    def _on_peers(self, lane: Lane, parts: Sequence[Buffer], now: float) -> None:
+    def _on_peers(self, lane: Lane, parts: Sequence[Segment], now: float) -> None:
         for number, count in wire.decode_peers(parts[0]):
             channel = self._by_peer_number.get(number)
             if channel is not None:
@@ -449,7 +447,3 @@ class Peer:
 
 def _belongs(kind: Kind, lane: Lane) -> bool:
     return kind in (Kind.PING, Kind.PONG) or (lane is Lane.DATA) == (kind is Kind.DATA)
-
-
-_size = cast("Callable[[Buffer], int]", len)
-"""Segments have a length in bytes; the type of buffers does not say so."""

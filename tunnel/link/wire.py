@@ -11,7 +11,7 @@ import json
 import struct
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from tunnel.errors import RemoteProtocolError
 from tunnel.limits import BATCH_BYTES, HELLO_BYTES, SUBSCRIPTION_FRAME_BYTES, TOPIC_BYTES
@@ -19,10 +19,16 @@ from tunnel.limits import BATCH_BYTES, HELLO_BYTES, SUBSCRIPTION_FRAME_BYTES, TO
 PROTOCOL: Final = "ztunnel"
 VERSION: Final = 1
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
-    Parts = list[Buffer]
+class Segment(Protocol):
+    """A stretch of bytes that frames are made of: bytes, memoryview, or a received message held by reference."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+    def __len__(self) -> int: ...
+
+
+Parts = list[Segment]
 
 
 class Lane(IntEnum):
@@ -105,7 +111,7 @@ def _bad(what: str) -> RemoteProtocolError:
     return RemoteProtocolError("frame", f"the peer sent a malformed frame: {what}")
 
 
-def kind_of(parts: Sequence[Buffer]) -> Kind:
+def kind_of(parts: Sequence[Segment]) -> Kind:
     """The kind of a link message; an empty or unknown one is the peer's error."""
     head = bytes(memoryview(parts[0])[:1]) if parts else b""
     if not head:
@@ -125,7 +131,7 @@ def encode_json(kind: Kind, fields: dict[str, Any]) -> Parts:
     return [body[at : at + BATCH_BYTES] for at in range(0, len(body), BATCH_BYTES)]
 
 
-def decode_json(parts: Sequence[Buffer]) -> dict[str, Any]:
+def decode_json(parts: Sequence[Segment]) -> dict[str, Any]:
     """The fields of a JSON frame; at most HELLO_BYTES, and an object."""
     if sum(memoryview(part).nbytes for part in parts) > HELLO_BYTES:
         raise _bad("it is too long")
@@ -145,7 +151,7 @@ def encode_open(nonce: bytes) -> Parts:
     return [bytes([Kind.OPEN]) + nonce]
 
 
-def decode_open(parts: Sequence[Buffer]) -> bytes:
+def decode_open(parts: Sequence[Segment]) -> bytes:
     return bytes(memoryview(parts[0])[1:65])
 
 
@@ -166,7 +172,7 @@ def encode_data(header: Data) -> bytes:
     return fixed + encode_ack_block(header.ack)
 
 
-def decode_data(part: Buffer) -> Data:
+def decode_data(part: Segment) -> Data:
     view = memoryview(part)
     if view.nbytes < _DATA.size:
         raise _bad("a batch's header is too short")
@@ -188,7 +194,7 @@ def encode_ack(ack: Ack) -> Parts:
     return [bytes([Kind.ACK]) + encode_ack_block(ack)]
 
 
-def decode_ack(part: Buffer) -> Ack:
+def decode_ack(part: Segment) -> Ack:
     return decode_ack_block(memoryview(part)[1:])
 
 
@@ -199,7 +205,7 @@ def encode_ping(clock_us: int) -> Parts:
     return [_PING.pack(Kind.PING, clock_us)]
 
 
-def decode_ping(part: Buffer) -> int:
+def decode_ping(part: Segment) -> int:
     view = memoryview(part)
     if view.nbytes != _PING.size:
         raise _bad("a PING has the wrong length")
@@ -210,7 +216,7 @@ def encode_pong(echo_us: int, clock_us: int) -> Parts:
     return [_PONG.pack(Kind.PONG, echo_us, clock_us)]
 
 
-def decode_pong(part: Buffer) -> tuple[int, int]:
+def decode_pong(part: Segment) -> tuple[int, int]:
     """The clock that our PING carried, and the peer's own."""
     view = memoryview(part)
     if view.nbytes != _PONG.size:
@@ -243,7 +249,7 @@ def encode_subscribe(
     return frames
 
 
-def decode_subscribe(part: Buffer) -> Subscribe:
+def decode_subscribe(part: Segment) -> Subscribe:
     view = memoryview(part)
     if view.nbytes < _SUBSCRIBE.size:
         raise _bad("a SUBSCRIBE is too short")
@@ -266,7 +272,7 @@ def encode_subscribed(channel: int, generation: int) -> Parts:
     return [_SUBSCRIBED.pack(Kind.SUBSCRIBED, channel, generation)]
 
 
-def decode_subscribed(part: Buffer) -> tuple[int, int]:
+def decode_subscribed(part: Segment) -> tuple[int, int]:
     view = memoryview(part)
     if view.nbytes != _SUBSCRIBED.size:
         raise _bad("a SUBSCRIBED has the wrong length")
@@ -281,7 +287,7 @@ def encode_peers(counts: Iterable[tuple[int, int]]) -> Parts:
     return [bytes([Kind.PEERS]) + b"".join(_PEERS_ITEM.pack(channel, n) for channel, n in counts)]
 
 
-def decode_peers(part: Buffer) -> list[tuple[int, int]]:
+def decode_peers(part: Segment) -> list[tuple[int, int]]:
     view = memoryview(part)[1:]
     if view.nbytes % _PEERS_ITEM.size:
         raise _bad("a PEERS has the wrong length")

@@ -136,6 +136,9 @@ class Pattern:
         self.want()
         self.hub.settle()
 
+    def on_opened(self) -> None:
+        """The local socket is there for the first time."""
+
     def on_reopened(self) -> None:
         """The local socket is a new one."""
         self._blocked = False
@@ -214,7 +217,7 @@ class Pattern:
             if port is None:
                 return
             run = port.channel.inbound.runs[0]  # type: ignore[union-attr]
-            if not self._push_run(port, run):
+            if not self.end.may_send or not self._push_run(port, run):
                 self._blocked = True
                 return
             self._turn.rotate(-1)

@@ -115,6 +115,9 @@ class PubsubTo(Pattern):
         self._lossy_until: float | None = None
         self._retry: Any = None
 
+    def on_opened(self) -> None:
+        self.end.watch.call_on_edges(self._on_edge)
+
     def wants_to_read(self) -> bool:
         return True
 
@@ -156,7 +159,7 @@ class PubsubTo(Pattern):
         if self.end.has_socket:
             self.end.watch.want(0 if self.stopping else zmq.POLLIN)
 
-    def on_edge(self) -> None:
+    def _on_edge(self) -> None:
         """Something changed at the socket: perhaps a subscriber has read."""
         if self._blocked:
             self._again()

@@ -11,9 +11,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-
 from tunnel import pump
-from tunnel.limits import PARKED_BYTES, PARKED_CLIENTS, PARKED_RETRY_S, TAG_BYTES
+from tunnel.limits import PARKED_BYTES, PARKED_CLIENTS, PARKED_RETRY_S, REPLIES_A_TURN, TAG_BYTES
 from tunnel.link.inbound import Run
 from tunnel.patterns.base import Hub, Pattern, Port
 from tunnel.patterns.sharing import takers
@@ -61,24 +60,32 @@ class ReqrepFrom(Pattern):
 
     def _feed_around_parked(self, run: Run) -> Fed:
         """While replies are parked, one at a time: a client's later reply must not overtake its earlier ones."""
-        try:
-            message, position = pump.cut(run.segments, run.position)
-            client = pump.first_frame(run.segments, run.position)
-        except pump.RunError:
-            return Fed(0, run.position, pump.BAD)
-        if client in self._parked:
-            self._park(client, message, position - run.position)
-            run.fed += 1
-            return Fed(0, position, pump.DONE if position >= run.size else pump.AGAIN)
-        return pump.feed(self.socket, run.segments, run.position, None, 1)
+        sent, gone, position = 0, 0, run.position
+        for _ in range(REPLIES_A_TURN):
+            if position >= run.size:
+                return Fed(sent, position, pump.DONE, gone)
+            try:
+                message, after = pump.cut(run.segments, position)
+                client = pump.first_frame(message, 0)
+            except pump.RunError:
+                return Fed(sent, position, pump.BAD, gone)
+            if client in self._parked:
+                self._park(client, message, after - position)
+                run.fed += 1
+            else:
+                fed = pump.feed(self.socket, message)
+                if fed.status is not pump.DONE:
+                    return Fed(sent, position, fed.status, gone)
+                sent += fed.messages
+                gone += fed.unreachable
+            position = after
+        return Fed(sent, position, pump.LIMIT, gone)
 
     def on_full(self, port: Port, run: Run, fed: Fed) -> bool:
         """One client is full: set its reply aside and go on, for the others must not wait for it."""
         if fed.status is not pump.AGAIN:
             return True
         client = pump.first_frame(run.segments, run.position)
-        if client in self._parked:
-            return True
         message, position = pump.cut(run.segments, run.position)
         self._park(client, message, position - run.position)
         run.fed += 1
@@ -150,5 +157,3 @@ class ReqrepTo(Pattern):
                 self.dropped["side_away"] += messages
             else:
                 self.take_in(port, drained, now)
-
-

@@ -1,0 +1,317 @@
+"""The process: one side's routes and links on one loop, and nothing clever.
+
+    python -m tunnel.device TABLE --as SIDE
+
+It reads the table, opens the local sockets and the link ports, and answers on its control socket. A peer that is away,
+an address in use, a name that does not resolve: none of them ends it. SIGTERM is an orderly end: nothing more is read,
+what is under way is drained for at most BYE_S, the peers are told, and exits linger.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tunnel import pump
+from tunnel.carriers.guard import raise_descriptor_limit
+from tunnel.config import read_plan
+from tunnel.config.plan import Plan
+from tunnel.control import ControlServer
+from tunnel.errors import RemoteProtocolError, ZtunnelError
+from tunnel.limits import BYE_S, EXIT_LINGER_S, SWEEP_S
+from tunnel.link.peer import Peer
+from tunnel.links import DialLink, ListenLink
+from tunnel.log import Log
+from tunnel.reactor import Reactor, run
+from tunnel.route import RunningRoute
+from tunnel.zap import Zap
+
+SETTLE_ROUNDS = 64
+"""A settling that has not come to rest after so many rounds goes on in the next loop turn."""
+
+
+class Device:
+    """One side of one table, running. It is the Hub of its patterns (see patterns/base.py)."""
+
+    def __init__(self, plan: Plan, loop: asyncio.AbstractEventLoop) -> None:
+        self.plan = plan
+        self.reactor = Reactor(loop)
+        self.zap = Zap(self.reactor)
+        self.peers: dict[str, Peer] = {}
+        self.routes: dict[str, RunningRoute] = {}
+        self.dials: dict[str, DialLink] = {}
+        self.listens: ListenLink | None = None
+        self.stopped = asyncio.Event()
+        self._started_at = self.reactor.now()
+        self._stirred: set[Peer] = set()
+        self._settling = False
+        self._stopping = False
+        self._log = Log("device")
+        self._control = ControlServer(
+            plan.runtime_dir / "device.sock",
+            {"status": self._on_status, "stop": self._on_stop, "reload": self._on_reload},
+        )
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open everything. Local sockets that cannot be opened yet are retried by themselves."""
+        await self._control.start()
+        for side in self.plan.peer_keys:
+            self.peers[side] = self._new_peer(side)
+        for route_plan in self.plan.routes:
+            await self._add_route(route_plan)
+        self._start_links()
+        self._sweep()
+        self._log.info(
+            "started",
+            side=self.plan.side,
+            table=self.plan.table,
+            routes=len(self.routes),
+            pump="compiled" if pump.COMPILED else f"pure ({pump.WHY_PURE})",
+        )
+
+    def _new_peer(self, side: str) -> Peer:
+        return Peer(self.plan.side, side, os.urandom(16), compact=pump.keep_latest)
+
+    async def _add_route(self, plan: Any) -> None:
+        route = RunningRoute(self.reactor, self.zap, self, plan, self.peers, self.plan.runtime_dir)
+        self.routes[plan.name] = route
+        await route.open()
+
+    def _start_links(self) -> None:
+        plan = self.plan
+        if plan.listens:
+            sides = {side for listen in plan.listens for side in listen.peers}
+            peers = {side: self.peers[side] for side in sides}
+            self.listens = ListenLink(self.reactor, self.zap, plan.listens, plan.own, plan.peer_keys, peers, self.stir)
+            self.listens.start()
+        for dial in plan.dials:
+            link = DialLink(self.reactor, dial, plan.own, plan.peer_keys[dial.peer], self.peers[dial.peer], self.stir)
+            self.dials[dial.peer] = link
+            link.start()
+
+    async def stop(self) -> None:
+        """Orderly: read nothing more, drain, say goodbye, let exits linger."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._log.info("stopping", side=self.plan.side)
+        for route in self.routes.values():
+            route.pattern.stop_reading()
+        deadline = self.reactor.now() + BYE_S
+        while self.reactor.now() < deadline and not self._drained():
+            await asyncio.sleep(0.01)
+        for link in self._links():
+            link.goodbye(f"{self.plan.side} is stopping")
+        for route in self.routes.values():
+            await route.end.close(EXIT_LINGER_S)
+        await self._control.close()
+        self.stopped.set()
+
+    def _drained(self) -> bool:
+        peers = all(peer.drained or not peer.is_open for peer in self.peers.values())
+        return peers and all(route.pattern.idle() for route in self.routes.values())
+
+    def close(self) -> None:
+        self.zap.close()
+        self.reactor.close()
+
+    def _links(self) -> list[DialLink | ListenLink]:
+        links: list[DialLink | ListenLink] = list(self.dials.values())
+        return [*links, self.listens] if self.listens is not None else links
+
+    # --- the hub of the patterns -------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        return self.reactor.now()
+
+    def call_later(self, delay_s: float, fn: Callable[[], object]) -> Any:
+        return self.reactor.call_later(delay_s, fn)
+
+    def touch(self, peer: Peer) -> None:
+        self._stirred.add(peer)
+
+    def breach(self, peer: Peer, error: RemoteProtocolError) -> None:
+        self._log.warn("protocol-breach", peer=peer.side, code=error.code, reason=str(error))
+        if peer.side in self.dials:
+            self.dials[peer.side].redial(str(error))
+        elif self.listens is not None:
+            self.listens.redial(peer.side, str(error))
+
+    def stir(self, peer: Peer) -> None:
+        self._stirred.add(peer)
+        self.settle()
+
+    def settle(self) -> None:
+        """Feed what arrived, read where windows opened, send what may go; until all is at rest."""
+        if self._settling:
+            return
+        self._settling = True
+        try:
+            for _ in range(SETTLE_ROUNDS):
+                if not self._stirred:
+                    return
+                self._settle_one(self._stirred.pop())
+            self.reactor.loop.call_soon(self.settle)
+        finally:
+            self._settling = False
+
+    def _settle_one(self, peer: Peer) -> None:
+        arrived, peer.arrived = peer.arrived, []
+        for channel in arrived:
+            route = self.routes.get(channel.route.name)
+            port = route.port_to(peer) if route else None
+            if route and port:
+                route.pattern.arrived(port)
+        freed, peer.freed = peer.freed, []
+        for channel in freed:
+            route = self.routes.get(channel.route.name)
+            port = route.port_to(peer) if route else None
+            if route and port:
+                route.pattern.freed(port)
+        link = self.dials.get(peer.side) or self.listens
+        if link is not None:
+            link.transmit(peer)
+
+    def _sweep(self) -> None:
+        """Once a second: what has grown too old goes, link or no link; applications that came or went are told."""
+        if self._stopping:
+            return
+        now = self.reactor.now()
+        for route in self.routes.values():
+            route.say_peers()
+            route.pattern.want()
+        for peer in self.peers.values():
+            peer.sweep(now)
+            self._stirred.add(peer)
+        self.settle()
+        self.reactor.call_later(SWEEP_S, self._sweep)
+
+    # --- control -----------------------------------------------------------------------------------------------------
+
+    def _on_status(self, _request: dict[str, Any]) -> dict[str, Any]:
+        links: list[dict[str, Any]] = [link.status() for link in self.dials.values()]
+        if self.listens is not None:
+            links += self.listens.status()
+        for link in links:
+            peer = self.peers[link["peer"]]
+            link["rtt_ms"] = None if peer.rtt_s is None else round(peer.rtt_s * 1000, 3)
+            link["outstanding_bytes"] = peer.credit.outstanding
+            link["credit_bytes"] = peer.credit.credit_bytes
+        return {
+            "side": self.plan.side,
+            "name": self.plan.name,
+            "pid": os.getpid(),
+            "uptime_s": round(self.reactor.now() - self._started_at, 3),
+            "ready": self.ready,
+            "pump": "compiled" if pump.COMPILED else "pure",
+            "links": links,
+            "ports": self.listens.ports_status() if self.listens is not None else [],
+            "routes": {name: route.status() for name, route in self.routes.items()},
+        }
+
+    @property
+    def ready(self) -> bool:
+        """Every local socket and every link port is open."""
+        ports = self.listens is None or self.listens.opened
+        return ports and all(route.end.opened for route in self.routes.values())
+
+    async def _on_stop(self, _request: dict[str, Any]) -> dict[str, Any]:
+        self.reactor.loop.call_soon(self._stop_soon)
+        return {}
+
+    def _stop_soon(self) -> None:
+        self._stop_task = self.reactor.loop.create_task(self.stop())
+
+    async def _on_reload(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Read the table again; touch only what differs. TableError and the like leave everything as it is."""
+        plan = read_plan(self.plan.table, self.plan.side)
+        old = {route.name: route for route in self.plan.routes}
+        new = {route.name: route for route in plan.routes}
+        gone = [name for name in old if new.get(name) != old[name]]
+        come = [name for name in new if new[name] != old.get(name)]
+        relink = (plan.own, plan.listens, plan.dials, plan.peer_keys) != (
+            self.plan.own,
+            self.plan.listens,
+            self.plan.dials,
+            self.plan.peer_keys,
+        )
+        changes = {"removed": gone, "added": come, "links": relink}
+        if request.get("dry_run"):
+            return changes
+        self.plan = plan
+        for name in gone:
+            await self.routes.pop(name).close(EXIT_LINGER_S)
+        for side in plan.peer_keys:
+            if side not in self.peers:
+                self.peers[side] = self._new_peer(side)
+        for name in come:
+            await self._add_route(new[name])
+        if relink:
+            self._restart_links()
+        else:
+            self._meet_again({side for name in gone for side in old[name].peers}, new, come)
+        self._log.info("reloaded", removed=gone, added=come, links=relink)
+        return changes
+
+    def _restart_links(self) -> None:
+        for link in self._links():
+            link.goodbye("the table has changed")
+        self.dials.clear()
+        self.listens = None
+        self._start_links()
+
+    def _meet_again(self, sides: set[str], new: dict[str, Any], come: list[str]) -> None:
+        for side in sides | {side for name in come for side in new[name].peers}:
+            if side in self.dials:
+                self.dials[side].redial("the table has changed")
+            elif self.listens is not None:
+                self.listens.redial(side, "the table has changed")
+
+
+async def serve(table: Path, side: str | None) -> int:
+    """Run one side until it is told to stop."""
+    log = Log("device")
+    plan = read_plan(table, side)
+    raise_descriptor_limit()
+    plan.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    loop = asyncio.get_running_loop()
+    device = Device(plan, loop)
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, device._stop_soon)
+    try:
+        await device.start()
+        await device.stopped.wait()
+    except ZtunnelError as error:
+        log.error("failed", reason=str(error))
+        return error.exit_code
+    finally:
+        device.close()
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The process's entry point; its exit code is the command line's."""
+    parser = argparse.ArgumentParser(prog="ztunnel-device", description="Run one side of a table in this process.")
+    parser.add_argument("table", type=Path, help="the route table (YAML)")
+    parser.add_argument("--as", dest="side", help="the side, where this box holds several keys")
+    options = parser.parse_args(argv)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            return run(serve(options.table, options.side))
+    except ZtunnelError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

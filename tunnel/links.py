@@ -1,0 +1,324 @@
+"""The two ends of a link, made real: the pure dialler and listener of `tunnel.link`, carriers, and timers.
+
+Here decisions become calls: Dial opens a carrier, HangUp closes it, frames go where `transmit` says. One timer an end;
+it is moved only when it must fire earlier, and when it fires early it looks and waits again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from tunnel.carriers import CARRIERS, Lane
+from tunnel.config.plan import DialPlan, KeyPair, ListenPlan
+from tunnel.errors import LocalError
+from tunnel.limits import BYE_LINGER_S
+from tunnel.link.dialler import Dial, Dialler, HangUp, State
+from tunnel.link.listener import Listener
+from tunnel.link.peer import Peer
+from tunnel.log import Log
+from tunnel.resolve import resolve
+
+if TYPE_CHECKING:
+    from tunnel.carriers import Dialled
+    from tunnel.carriers import Listener as Listening
+    from tunnel.pump import Segment
+    from tunnel.reactor import Reactor
+    from tunnel.zap import Zap
+
+Settle = Callable[[Peer], None]
+"""This peer was stirred: feed what arrived, read where windows opened, send what may go."""
+
+
+def scheme(address: str) -> str:
+    return address.partition("://")[0]
+
+
+class Alarm:
+    """One timer that calls `ring` at the deadline it was last told, or a little before."""
+
+    def __init__(self, reactor: Reactor, ring: Callable[[], None]) -> None:
+        self._reactor = reactor
+        self._ring = ring
+        self._at = float("inf")
+        self._handle: Any = None
+
+    def set(self, at: float) -> None:
+        """Ring at this monotonic time at the latest; an earlier ring that is set already stands."""
+        if at < self._at:
+            self.cancel()
+            self._at = at
+            self._handle = self._reactor.call_later(max(0.0, at - self._reactor.now()), self._fire)
+
+    def cancel(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._handle, self._at = None, float("inf")
+
+    def _fire(self) -> None:
+        self._handle, self._at = None, float("inf")
+        self._ring()
+
+
+class DialLink:
+    """The dialling end of one link."""
+
+    role = "dial"
+
+    def __init__(self, reactor: Reactor, plan: DialPlan, own: KeyPair, keys: Sequence[str], peer: Peer, settle: Settle):
+        self.plan = plan
+        self.peer = peer
+        self.dialler = Dialler(peer, random.random, os.urandom)
+        self.address = plan.addresses[0]
+        self._reactor = reactor
+        self._own = own
+        self._settle = settle
+        self._targets = [(address, key) for key in keys for address in plan.addresses]
+        self._target = 0
+        self._dialled: Dialled | None = None
+        self._dialling: asyncio.Task[None] | None = None
+        self._alarm = Alarm(reactor, self._on_alarm)
+        self._was_open = False
+        self._log = Log("link")
+
+    def start(self) -> None:
+        self._on_alarm()
+
+    def close(self) -> None:
+        """At once, without a word to the peer."""
+        self._alarm.cancel()
+        self._hang_up(0.0)
+
+    def redial(self, reason: str) -> None:
+        """Meet the peer anew: what the two tell each other has changed."""
+        self.dialler.redial(reason, self._reactor.now())
+        self.transmit()
+
+    def goodbye(self, text: str) -> None:
+        self.dialler.goodbye(text, self._reactor.now())
+        self._send()
+        self.dialler.actions.clear()
+        self._alarm.cancel()
+        self._hang_up(BYE_LINGER_S)
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "peer": self.peer.side,
+            "role": self.role,
+            "address": self.address,
+            "state": "up" if self.peer.is_open else "down",
+            "reason": self.dialler.reason,
+            "resumes": self.dialler.resumes,
+            "redials": self.dialler.redials,
+        }
+
+    # --- decisions ---------------------------------------------------------------------------------------------------
+
+    def transmit(self, _peer: Peer | None = None) -> None:
+        """Send what may go, do what was decided, set the alarm."""
+        self._send()
+        actions, self.dialler.actions = self.dialler.actions, []
+        for action in actions:
+            if isinstance(action, HangUp):
+                self._on_hang_up(action)
+            else:
+                self._on_dial(action)
+        if self.dialler.state is State.OPEN and not self._was_open:
+            self._was_open = True
+            self._log.info("link-up", peer=self.peer.side, address=self.address, resumes=self.dialler.resumes)
+        self._alarm.set(self.dialler.deadline())
+
+    def _send(self) -> None:
+        dialled = self._dialled
+        for lane, parts in self.dialler.transmit(self._reactor.now()):
+            if dialled is not None and not dialled.send(lane, parts):
+                self.dialler.lane_lost(lane, "the connection is gone", self._reactor.now())
+                return
+
+    def _on_alarm(self) -> None:
+        self.dialler.tick(self._reactor.now())
+        self.transmit()
+        self._settle(self.peer)
+
+    def _on_hang_up(self, action: HangUp) -> None:
+        self._hang_up(0.0)
+        if self._was_open or self.dialler.redials == 0:
+            self._log.warning("link-down", peer=self.peer.side, address=self.address, reason=action.reason)
+        else:
+            self._log.info("dial-failed", peer=self.peer.side, address=self.address, reason=action.reason)
+        if not self._was_open:
+            self._target += 1
+        self._was_open = False
+
+    def _hang_up(self, linger_s: float) -> None:
+        if self._dialling is not None:
+            self._dialling.cancel()
+            self._dialling = None
+        if self._dialled is not None:
+            self._dialled.close(linger_s)
+            self._dialled = None
+
+    def _on_dial(self, action: Dial) -> None:
+        self.address, key = self._targets[self._target % len(self._targets)]
+        self._dialling = self._reactor.loop.create_task(self._dial(action.attempt, self.address, key))
+
+    async def _dial(self, attempt: int, address: str, key: str) -> None:
+        try:
+            numeric = await resolve(address)
+            chosen = numeric[(attempt - 1) % len(numeric)]
+            carrier = CARRIERS[scheme(address)]
+            self._dialled = carrier.dial(self._reactor, chosen, self._own, key, self.plan.source, self)
+        except LocalError as error:
+            self.lost(Lane.CONTROL, str(error))
+
+    # --- the carrier's events ----------------------------------------------------------------------------------------
+
+    def up(self, lane: Lane) -> None:
+        self.dialler.lane_up(lane, self._reactor.now())
+        self.transmit()
+
+    def frames(self, lane: Lane, parts: list[Segment]) -> None:
+        self.dialler.receive(lane, parts, self._reactor.now())
+        self.transmit()
+        self._settle(self.peer)
+
+    def lost(self, lane: Lane, reason: str) -> None:
+        self.dialler.lane_lost(lane, reason, self._reactor.now())
+        self.transmit()
+        self._settle(self.peer)
+
+
+class _Port:
+    """One listening address; its connections are (port, routing id)."""
+
+    def __init__(self, link: ListenLink, plan: ListenPlan) -> None:
+        self.plan = plan
+        self.link = link
+        self.listening: Listening | None = None
+
+    def frames(self, conn: bytes, user_id: str, parts: list[Segment]) -> None:
+        self.link.on_frames((self, conn), user_id, parts)
+
+
+class ListenLink:
+    """Every address where this side is dialled, and every side that may come there."""
+
+    role = "listen"
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        zap: Zap,
+        plans: Sequence[ListenPlan],
+        own: KeyPair,
+        keys: Mapping[str, Sequence[str]],
+        peers: Mapping[str, Peer],
+        settle: Settle,
+    ) -> None:
+        self.peers = dict(peers)
+        self.listener = Listener(self.peers, os.urandom)
+        self._reactor = reactor
+        self._zap = zap
+        self._own = own
+        self._keys = keys
+        self._settle = settle
+        self._ports = [_Port(self, plan) for plan in plans]
+        self._alarm = Alarm(reactor, self._on_alarm)
+        self._up: set[str] = set()
+        self._log = Log("link")
+
+    def start(self) -> None:
+        for port in self._ports:
+            carrier = CARRIERS[scheme(port.plan.address)]
+            port.listening = carrier.listen(self._reactor, self._zap, port.plan, self._own, self._who(port.plan), port)
+        self._alarm.set(self.listener.deadline())
+
+    def _who(self, plan: ListenPlan) -> Callable[[str], str | None]:
+        def who(public: str) -> str | None:
+            return next((side for side in plan.peers if public in self._keys.get(side, ())), None)
+
+        return who
+
+    @property
+    def opened(self) -> bool:
+        return all(
+            port.listening is not None and port.listening.status()["state"] == "listening" for port in self._ports
+        )
+
+    def close(self) -> None:
+        self._alarm.cancel()
+        for port in self._ports:
+            if port.listening is not None:
+                port.listening.close(0.0)
+
+    def redial(self, side: str, reason: str) -> None:
+        """Have a side meet us anew."""
+        self.listener.break_off(side, "reload", reason)
+        self.transmit()
+
+    def goodbye(self, text: str) -> None:
+        self.listener.goodbye(text, self._reactor.now())
+        self.transmit()
+        self._alarm.cancel()
+        for port in self._ports:
+            if port.listening is not None:
+                port.listening.close(BYE_LINGER_S)
+
+    def status(self) -> list[dict[str, Any]]:
+        addresses = [port.plan.address for port in self._ports]
+        return [
+            {
+                "peer": side,
+                "role": self.role,
+                "address": ", ".join(addresses),
+                "state": "up" if peer.is_open else "down",
+                "reason": self.listener.reason(side),
+                "resumes": self.listener.resumes(side),
+                "redials": self.listener.redials(side),
+            }
+            for side, peer in self.peers.items()
+        ]
+
+    def ports_status(self) -> list[dict[str, Any]]:
+        return [port.listening.status() for port in self._ports if port.listening is not None]
+
+    # --- decisions ---------------------------------------------------------------------------------------------------
+
+    def transmit(self, peer: Peer | None = None) -> None:
+        """Send what may go, to this peer or to all."""
+        for conn, parts in self.listener.transmit(self._reactor.now(), peer):
+            self._send(conn, parts)
+        self._note_changes()
+        self._alarm.set(peer.deadline() if peer is not None else self.listener.deadline())
+
+    def _send(self, conn: Hashable, parts: Any) -> None:
+        port, routing_id = cast("tuple[_Port, bytes]", conn)
+        if port.listening is None or not port.listening.send(routing_id, parts):
+            self.listener.lost(conn, "the connection is gone")
+
+    def _note_changes(self) -> None:
+        up = {side for side, peer in self.peers.items() if peer.is_open}
+        if up == self._up:
+            return
+        for side in up - self._up:
+            self._log.info("link-up", peer=side, resumes=self.listener.resumes(side))
+        for side in self._up - up:
+            self._log.warning("link-down", peer=side, reason=self.listener.reason(side))
+        self._up = up
+
+    def _on_alarm(self) -> None:
+        self.listener.tick(self._reactor.now())
+        self.transmit()
+        for peer in self.peers.values():
+            self._settle(peer)
+
+    # --- the carriers' events ----------------------------------------------------------------------------------------
+
+    def on_frames(self, conn: tuple[_Port, bytes], user_id: str, parts: list[Segment]) -> None:
+        peer = self.listener.receive(conn, user_id, parts, self._reactor.now())
+        self.transmit(peer)
+        if peer is not None:
+            self._settle(peer)

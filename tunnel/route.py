@@ -1,0 +1,128 @@
+"""One route of this side, put together: its pattern, its local end, its channels, and what `status` says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tunnel.config.plan import RoutePlan
+from tunnel.link.outbound import Terms
+from tunnel.link.peer import Peer, Route
+from tunnel.local import LocalEnd
+from tunnel.log import Log
+from tunnel.patterns import PATTERNS, Hub, Pattern, Port
+from tunnel.reactor import Reactor
+from tunnel.zap import Zap
+
+
+def link_route(plan: RoutePlan) -> Route:
+    """What the link needs to know of a route."""
+    is_from = plan.where == "from"
+    both_ways = plan.pattern in ("reqrep", "pair")
+    replies = plan.pattern == "reqrep" and not is_from
+    return Route(
+        name=plan.name,
+        pattern=plan.pattern,
+        from_sides=plan.from_sides,
+        to_sides=plan.to_sides,
+        delivery=plan.delivery,
+        terms=Terms(
+            window_bytes=plan.window_bytes,
+            confirmed=plan.delivery != "live",
+            overflow=plan.overflow,
+            priority=plan.priority,
+            max_age_s=plan.max_age_s,
+            resend_on_restart=plan.on_restart == "resend" and not replies,
+        ),
+        max_message_bytes=plan.max_message_bytes,
+        sends=is_from or both_ways,
+        takes=not is_from or both_ways,
+        wants=plan.pattern == "pubsub" and not is_from,
+        grants=plan.pattern == "pubsub" and is_from,
+        standing=plan.subscribe,
+        keep_on_restart=not replies,
+    )
+
+
+class RunningRoute:
+    """A route between its local socket and its peers."""
+
+    def __init__(
+        self, reactor: Reactor, zap: Zap, hub: Hub, plan: RoutePlan, peers: Mapping[str, Peer], private_dir: Path
+    ) -> None:
+        self.plan = plan
+        self.pattern: Pattern = PATTERNS[plan.pattern, plan.where](plan, hub)
+        self.ports = [Port(peers[side], peers[side].add(link_route(plan))) for side in plan.peers]
+        self.end = LocalEnd(reactor, zap, plan, self.pattern.on_ready, self.pattern.on_reopened, private_dir)
+        self.pattern.attach(self.end, self.ports)
+        self.pattern.say_too_large = self._say_too_large  # type: ignore[method-assign]
+        self._log = Log("route")
+
+    def __repr__(self) -> str:
+        return f"<RunningRoute {self.plan.name} {self.state()[0]}>"
+
+    async def open(self) -> None:
+        await self.end.open()
+        self.pattern.on_opened()
+        self.pattern.want()
+
+    def port_to(self, peer: Peer) -> Port | None:
+        return next((port for port in self.ports if port.peer is peer), None)
+
+    async def close(self, linger_s: float) -> None:
+        """The route leaves the table (or the process ends)."""
+        await self.end.close(linger_s)
+        for port in self.ports:
+            port.peer.remove(self.plan.name)
+
+    def say_peers(self) -> None:
+        """Tell the far halves how many applications are connected here."""
+        for port in self.ports:
+            port.peer.say_peers(port.channel, self.end.peers)
+
+    def _say_too_large(self, count: int) -> None:
+        limit = self.pattern.max_message_bytes()
+        self._log.warn("message-too-large", route=self.plan.name, messages=count, max_message_bytes=limit)
+
+    def state(self) -> tuple[str, str]:
+        """(ready | waiting | refused | down, why)."""
+        if not self.end.opened:
+            broken = [f"{e['address']}: {e['reason']}" for e in self.end.status() if e["reason"]]
+            return "down", "; ".join(broken) or "its local sockets are not open yet"
+        refused = [port for port in self.ports if port.channel.refused and port.peer.peer_session]
+        if refused and not any(port.met for port in self.ports):
+            return "refused", "; ".join(str(port.channel.refused) for port in refused)
+        linked = [port for port in self.ports if port.linked]
+        if not linked:
+            away = ", ".join(port.peer.side for port in self.ports)
+            return "waiting", f"no link with {away}"
+        if not self.pattern.settled():
+            return "waiting", "the far half has not taken the subscriptions yet"
+        problems = [f"{e['address']}: {e['reason']}" for e in self.end.status() if e["reason"]]
+        problems += [str(port.channel.refused) for port in refused]
+        problems += [f"no link with {port.peer.side}" for port in self.ports if port.met and not port.linked]
+        return "ready", "; ".join(problems)
+
+    def status(self) -> dict[str, Any]:
+        state, reason = self.state()
+        tally = self.pattern.tally
+        outbound = [port.channel.outbound for port in self.ports if port.channel.outbound]
+        return {
+            "pattern": self.plan.pattern,
+            "end": self.plan.where,
+            "delivery": self.plan.delivery,
+            "peers": list(self.plan.peers),
+            "state": state,
+            "reason": reason,
+            "endpoints": self.end.status(),
+            "remote_applications": sum(port.channel.remote_peers for port in self.ports if port.linked),
+            "messages_in": tally.messages_in,
+            "bytes_in": tally.bytes_in,
+            "messages_out": tally.messages_out,
+            "bytes_out": tally.bytes_out,
+            "dropped": self.pattern.drops(),
+            "may_repeat": self.pattern.may_repeat(),
+            "unacked_bytes": sum(channel.unacked_bytes for channel in outbound),
+            "window_bytes": sum(channel.window_bytes for channel in outbound) or self.plan.window_bytes,
+        }
