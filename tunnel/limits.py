@@ -33,6 +33,8 @@ ROUTES: Final = 4096
 """Routes one peer may announce in its HELLO."""
 HELLO_BYTES: Final = 4 * MIB
 """A HELLO or WELCOME altogether: ROUTES entries of less than a KiB."""
+BATCH_COST_BYTES: Final = 256
+"""A batch counts for at least this much in a window: a trickle of tiny messages fills memory by its bookkeeping."""
 PARKED_BYTES: Final = 1 * MIB
 """Replies kept for one client that does not read; what is over is dropped and counted."""
 PARKED_CLIENTS: Final = 1024

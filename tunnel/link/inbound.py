@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tunnel.errors import RemoteProtocolError
-from tunnel.limits import BATCH_BYTES, MESSAGE_FRAMES
+from tunnel.limits import BATCH_BYTES, BATCH_COST_BYTES, MESSAGE_FRAMES
 
 if TYPE_CHECKING:
     from tunnel.link.wire import Data, Segment
@@ -32,6 +32,8 @@ class Run:
     epoch: int
     position: int = 0
     fed: int = 0
+    cost: int = 0
+    """What it counts for in the window."""
 
 
 @dataclass(slots=True)
@@ -40,6 +42,8 @@ class _Partial:
 
     segments: list[Segment] = field(default_factory=list)
     size: int = 0
+    cost: int = 0
+    batches: int = 0
     born: float = 0.0
 
 
@@ -79,40 +83,57 @@ class Inbound:
             raise RemoteProtocolError(
                 "sequence", f"{self.name}: batch {header.seq} came where {self.received + 1} was due"
             )
-        if self.held_bytes + size > self._held_limit:
+        cost = size if size > BATCH_COST_BYTES else BATCH_COST_BYTES
+        if self.held_bytes + cost > self._held_limit:
             raise RemoteProtocolError("window", f"{self.name}: the peer sends more than its window")
+        if size < len(segments):
+            raise RemoteProtocolError("frame", f"{self.name}: a batch has empty parts")
         self.received = header.seq
-        self.held_bytes += size
+        self.held_bytes += cost
         partial = self._partial
-        if not partial.size:
+        if not partial.batches:
             partial.born = born
         partial.segments.extend(segments)
         partial.size += size
+        partial.cost += cost
+        partial.batches += 1
         if header.more:
             if partial.size > self._message_bytes:
                 raise RemoteProtocolError("window", f"{self.name}: a message is larger than this route takes")
             return True
-        run = Run(partial.segments, partial.size, header.messages, partial.born, header.seq, self._epoch)
+        run = Run(
+            partial.segments, partial.size, header.messages, partial.born, header.seq, self._epoch, cost=partial.cost
+        )
         self._partial = _Partial()
         self.runs.append(run)
         return True
 
     def done(self, run: Run) -> None:
         """The first run is handed to the local socket (or dropped and counted): it may be acknowledged."""
-        if self.runs and self.runs[0] is run:
-            self.runs.popleft()
+        if not self.runs or self.runs[0] is not run:
+            return  # a restart dropped it in the meantime
+        self.runs.popleft()
         if run.epoch == self._epoch:
-            self.held_bytes -= run.size
+            self.held_bytes -= run.cost
             self.delivered = run.last_seq
         else:
-            self._old_bytes -= run.size
+            self._old_bytes -= run.cost
+
+    def abandon(self) -> None:
+        """The connection is gone and the route is `live`: the rest of a message under way will not come.
+
+        Its fragments do not count as received, so the sender counts all of the message as lost.
+        """
+        self.received -= self._partial.batches
+        self.held_bytes -= self._partial.cost
+        self._partial = _Partial()
 
     def restart(self, *, keep: bool) -> None:
         """The peer's process is a new one and counts from 1 again. `keep`: what the old one sent is still handed on.
 
         Of ended sessions together no more is kept than one may hold, or a peer that keeps crashing could fill us.
         """
-        self._old_bytes += self.held_bytes - self._partial.size
+        self._old_bytes += self.held_bytes - self._partial.cost
         self.held_bytes = 0
         self._partial = _Partial()
         self._epoch += 1
@@ -120,4 +141,4 @@ class Inbound:
         while self.runs and (not keep or (self._old_bytes > self._held_limit and len(self.runs) > 1)):
             run = self.runs.pop()
             self.dropped["peer_restart"] += run.messages - run.fed
-            self._old_bytes -= run.size
+            self._old_bytes -= run.cost
