@@ -41,7 +41,8 @@ class Gate:
     """Lets in or refuses the connections of one ZAP domain. Without `plain` and `who` the mechanism is NULL.
 
     `plain`: users and their passwords; the User-Id is the user's name. `who`: the User-Id for a CURVE public key
-    (Z85), None refuses. Counts `admitted` and `refused` by reason; `last_refusal` is a sentence, "" before the first.
+    (Z85), None refuses. `on_admitted` is told each address that was let in. Counts `admitted` and `refused` by reason;
+    `last_refusal` is a sentence, "" before the first.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Gate:
         *,
         plain: Mapping[str, Secret] | None = None,
         who: Callable[[str], str | None] | None = None,
+        on_admitted: Callable[[str], None] | None = None,
     ) -> None:
         if plain is not None and who is not None:
             raise LocalMisuseError("A gate is either PLAIN or CURVE, not both.")
@@ -60,6 +62,7 @@ class Gate:
         self.last_refusal = ""
         self._plain = plain
         self._who = who
+        self._on_admitted = on_admitted
 
     def __repr__(self) -> str:
         return f"<Gate {self.mechanism} admitted={self.admitted} refused={sum(self.refused.values())}>"
@@ -69,6 +72,8 @@ class Gate:
         verdict = self._judge(address, mechanism, credentials)
         if verdict.reason is None:
             self.admitted += 1
+            if self._on_admitted is not None:
+                self._on_admitted(address)
         else:
             self.refused[verdict.reason] += 1
             self.last_refusal = self._sentence(verdict.reason, address, mechanism, credentials)
