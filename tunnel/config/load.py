@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tunnel.config.model import Expanded
+from tunnel.config.fields import Expanded
 from tunnel.config.nodes import Entry, Map, Mark, Node, Scalar, Seq, Unreadable, compose, show_path
 from tunnel.config.nodes import Path as Steps
 from tunnel.config.values import Z85

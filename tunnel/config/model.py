@@ -6,228 +6,53 @@ Every value with a small language of its own is read by a function of `values.py
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     PlainValidator,
     WithJsonSchema,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema
 
 from tunnel.config import values
-from tunnel.config.plan import Delivery, Network, Overflow, Pattern, Priority
+from tunnel.config.fields import (
+    STRING,
+    Age,
+    Allowed,
+    BindEndpoint,
+    ConnectEndpoint,
+    DeliveryWord,
+    DialAddress,
+    Flag,
+    Hwm,
+    ListenAddress,
+    Name,
+    OneOrMore,
+    OverflowWord,
+    PatternWord,
+    Permissions,
+    PriorityWord,
+    Proxy,
+    RestartWord,
+    RoutingId,
+    SessionSize,
+    Size,
+    Span,
+    Text,
+    Tls,
+    TopicPrefix,
+    Version,
+    Window,
+    Words,
+    of_text,
+)
 from tunnel.config.values import Method, listing, nearest, suggest
-
-T = TypeVar("T")
-NEVER: Final = float("inf")
-"""`max_age: never`."""
-
-
-class Expanded(str):
-    """Text that a `${VARIABLE}` took part in; number fields accept it."""
-
-    __slots__ = ()
-
-
-# --- types of values -------------------------------------------------------------------------------------------------
-
-
-class _OneOrMore:
-    """A list, or one item in place of a list of one."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(_as_tuple, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        array = handler(schema)
-        return {"anyOf": [array["items"], array]}
-
-
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
-
-
-def _number(value: object) -> object:
-    if isinstance(value, Expanded) and re.fullmatch(r"[0-9]{1,18}", value, re.ASCII):
-        return int(value)
-    return value
-
-
-def _flag(value: object) -> object:
-    return {"true": True, "false": False}.get(value, value) if isinstance(value, Expanded) else value
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bool):
-        raise ValueError(f"this is {str(value).lower()}, not text; put it in quotes if it is meant as text.")
-    if isinstance(value, int | float):
-        raise ValueError(f"{value} is a number here, not text; put it in quotes.")
-    if value is None:
-        raise ValueError("a value is missing here.")
-    if not isinstance(value, str):
-        raise ValueError(f"text is expected here, not {'a list' if isinstance(value, list) else 'a mapping'}.")
-    return value
-
-
-def _of_text(read: Callable[[str], T]) -> Callable[[object], T]:
-    return lambda value: read(_text(value))
-
-
-def _pick(what: str, choices: tuple[str, ...], later: dict[str, str], nicknames: dict[str, str]) -> BeforeValidator:
-    def pick(value: object) -> object:
-        if not isinstance(value, str):
-            raise ValueError(f"a {what} is expected here: {listing(choices)}.")
-        if value in choices:
-            return str(value)
-        if value in later:
-            raise ValueError(f"the {what} {value!r} is not in this version yet; {later[value]}.")
-        hint = nicknames.get(value.lower())
-        hint = f" Did you mean {hint!r}?" if hint else suggest(value, (*choices, *later))
-        raise ValueError(f"{value!r} is no {what}; there are {listing(choices, 'and')}.{hint}")
-
-    return BeforeValidator(pick)
-
-
-def _age(value: object) -> float:
-    if value == "never":
-        return NEVER
-    seconds = values.duration(value)
-    if seconds < 0.001:
-        raise ValueError("max_age is at least 1ms, or 'never'.")
-    return seconds
-
-
-def _span(value: object) -> float:
-    seconds = values.duration(value)
-    if not 0.1 <= seconds <= 86400:
-        raise ValueError("this time is from 100ms to 1d.")
-    return seconds
-
-
-def _bounded_size(least: int, most: int, words: str) -> Callable[[object], int]:
-    def read(value: object) -> int:
-        found = values.size(value)
-        if not least <= found <= most:
-            raise ValueError(f"this size is from {words}.")
-        return found
-
-    return read
-
-
-def _mode(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        raise ValueError(f'without quotes {value} is a number, not permission bits; write mode: "0660".')
-    text = _text(value)
-    if not re.fullmatch(r"0?[0-7]{3}", text, re.ASCII):
-        raise ValueError(f'{text!r} are no permission bits; write for example mode: "0660".')
-    return int(text, 8)
-
-
-_STRING: Final = {"type": "string"}
-OneOrMore = Annotated[tuple[T, ...], _OneOrMore()]
-Text = Annotated[str, PlainValidator(_text), WithJsonSchema(_STRING)]
-Words = Annotated[str, PlainValidator(_of_text(str.strip)), WithJsonSchema(_STRING)]
-Size = Annotated[
-    int,
-    PlainValidator(_bounded_size(1, (1 << 31) - 1, "1B to 2147483647B")),
-    WithJsonSchema({"type": "string", "examples": ["4MiB", "64KiB"]}),
-]
-Window = Annotated[
-    int,
-    PlainValidator(_bounded_size(4 << 10, 1 << 30, "4KiB to 1GiB")),
-    WithJsonSchema({"type": "string", "examples": ["4MiB"]}),
-]
-SessionSize = Annotated[
-    int,
-    PlainValidator(_bounded_size(1 << 20, 1 << 40, "1MiB to 1024GiB")),
-    WithJsonSchema({"type": "string", "examples": ["1GiB"]}),
-]
-Span = Annotated[float, PlainValidator(_span), WithJsonSchema({"type": "string", "examples": ["5s", "200ms"]})]
-Age = Annotated[float, PlainValidator(_age), WithJsonSchema({"type": "string", "examples": ["5s", "never"]})]
-Hwm = Annotated[int, BeforeValidator(_number), Field(ge=1, le=1_000_000)]
-Flag = Annotated[bool, BeforeValidator(_flag)]
-Permissions = Annotated[int, PlainValidator(_mode), WithJsonSchema({"type": "string", "examples": ["0660"]})]
-AllowItem = Annotated[
-    Network | Literal["any"],
-    PlainValidator(_of_text(values.network)),
-    WithJsonSchema({"type": "string", "examples": ["any", "192.0.2.0/24"]}),
-]
-Allowed = OneOrMore[AllowItem]
-TopicPrefix = Annotated[bytes, PlainValidator(_of_text(values.topic)), WithJsonSchema(_STRING)]
-RoutingId = Annotated[bytes, PlainValidator(_of_text(values.routing_id)), WithJsonSchema(_STRING)]
-
-
-def _endpoint(read: Callable[[str, Method], str], method: Method) -> PlainValidator:
-    return PlainValidator(_of_text(lambda text: read(text, method)))
-
-
-_ENDPOINT: Final = WithJsonSchema({"type": "string", "examples": ["tcp://127.0.0.1:5555"]})
-BindEndpoint = Annotated[str, _endpoint(values.local_endpoint, "bind"), _ENDPOINT]
-ConnectEndpoint = Annotated[str, _endpoint(values.local_endpoint, "connect"), _ENDPOINT]
-ListenAddress = Annotated[str, _endpoint(values.link_address, "bind"), _ENDPOINT]
-DialAddress = Annotated[str, _endpoint(values.link_address, "connect"), _ENDPOINT]
-
-PATTERNS: Final = ("reqrep", "pubsub", "pipeline", "pair")
-_PatternWord = Annotated[
-    Pattern,
-    _pick(
-        "pattern",
-        PATTERNS,
-        {"stream": "carry 0MQ applications with reqrep, pubsub, pipeline or pair"},
-        {
-            "request-reply": "reqrep",
-            "req": "reqrep",
-            "rep": "reqrep",
-            "router": "reqrep",
-            "dealer": "reqrep",
-            "rpc": "reqrep",
-            "pub": "pubsub",
-            "sub": "pubsub",
-            "publish-subscribe": "pubsub",
-            "push": "pipeline",
-            "pull": "pipeline",
-            "pushpull": "pipeline",
-            "push-pull": "pipeline",
-            "exclusive": "pair",
-            "tcp": "stream",
-        },
-    ),
-]
-_DeliveryWord = Annotated[
-    Delivery,
-    _pick(
-        "delivery",
-        ("live", "confirmed"),
-        {"spooled": "use confirmed, which outlives a cut link but not a crash"},
-        {"at-most-once": "live", "at-least-once": "confirmed", "exactly-once": "confirmed", "durable": "spooled"},
-    ),
-]
-_OverflowWord = Annotated[
-    Overflow,
-    _pick(
-        "overflow",
-        ("block", "drop-newest", "drop-oldest", "keep-latest"),
-        {},
-        {"conflate": "keep-latest", "latest": "keep-latest", "drop": "drop-newest", "wait": "block"},
-    ),
-]
-_PriorityWord = Annotated[
-    Priority, _pick("priority", ("high", "normal", "bulk"), {}, {"low": "bulk", "urgent": "high"})
-]
-_RestartWord = Annotated[Literal["drop", "resend"], _pick("choice for on_restart", ("drop", "resend"), {}, {})]
-
-
-# --- the parts of a table --------------------------------------------------------------------------------------------
 
 
 class Model(BaseModel):
@@ -353,20 +178,20 @@ class Topics(Model):
 class Route(Model):
     """One route: requests, tasks and published messages enter at `from` and leave at `to`."""
 
-    pattern: _PatternWord
+    pattern: PatternWord
     from_: OneOrMore[End] = Field(alias="from")
     to: OneOrMore[End]
     allow: Allowed | None = None
     """Who may connect to what its ends bind: networks, or any."""
-    delivery: _DeliveryWord | None = None
-    overflow: _OverflowWord | None = None
+    delivery: DeliveryWord | None = None
+    overflow: OverflowWord | None = None
     window: Window | None = None
     """Unacknowledged bytes it may hold."""
-    priority: _PriorityWord | None = None
+    priority: PriorityWord | None = None
     max_message: Size | None = None
     max_age: Age | None = None
     """A message older than this is not delivered any more; a time, or never. reqrep and pair must say it."""
-    on_restart: _RestartWord | None = None
+    on_restart: RestartWord | None = None
     topics: Topics | None = None
     subscribe: OneOrMore[TopicPrefix] | None = None
     """Standing subscriptions (pubsub)."""
@@ -377,26 +202,6 @@ class Route(Model):
         return self.from_ if where == "from" else self.to
 
 
-def _later(sentence: str) -> PlainValidator:
-    def refuse(_: object) -> None:
-        raise ValueError(sentence)
-
-    return PlainValidator(refuse)
-
-
-_NOTHING: Final = WithJsonSchema({"not": {}})
-
-
-_Tls = Annotated[
-    None,
-    _later(
-        "tls: is for links over https://, which are not in this version yet; tcp:// links are encrypted with CURVE."
-    ),
-    _NOTHING,
-]
-_Proxy = Annotated[None, _later("links through a proxy are not in this version yet; dial tcp:// directly."), _NOTHING]
-
-
 class Listen(Shorthand):
     """Who opens the one port."""
 
@@ -405,7 +210,7 @@ class Listen(Shorthand):
     allow: Allowed | None = None
     mode: Permissions | None = None
     group: Text | None = None
-    tls: _Tls = None
+    tls: Tls = None
 
     @classmethod
     def short(cls, text: str) -> dict[str, object]:
@@ -419,8 +224,8 @@ class Dial(Shorthand):
     address: OneOrMore[DialAddress] = ()
     source: Words | None = None
     """Local address to dial from."""
-    tls: _Tls = None
-    proxy: _Proxy = None
+    tls: Tls = None
+    proxy: Proxy = None
 
     @classmethod
     def short(cls, text: str) -> dict[str, object]:
@@ -486,7 +291,7 @@ class Bridge(Model):
     model_config = ConfigDict(extra="allow")  # each kind will bring its own keys
     side: Words
     kind: Text
-    zmq: Annotated[BridgeSocket, PlainValidator(_of_text(_bridge_socket)), WithJsonSchema(_STRING)]
+    zmq: Annotated[BridgeSocket, PlainValidator(of_text(_bridge_socket)), WithJsonSchema(STRING)]
     DUMMY = {"side": "", "kind": "", "zmq": "PAIR connect route:"}
     HOLES = {"side": None, "kind": None, "zmq": None}
 
@@ -495,31 +300,24 @@ class Defaults(Model):
     """What routes say when they do not say it themselves; `allow` also serves links."""
 
     allow: Allowed | None = None
-    delivery: _DeliveryWord | None = None
-    overflow: _OverflowWord | None = None
+    delivery: DeliveryWord | None = None
+    overflow: OverflowWord | None = None
     window: Window | None = None
-    priority: _PriorityWord | None = None
+    priority: PriorityWord | None = None
     max_message: Size | None = None
     max_age: Age | None = None
-    on_restart: _RestartWord | None = None
+    on_restart: RestartWord | None = None
     hwm: Hwm | None = None
     sndbuf: Size | None = None
     heartbeat: Span | None = None
     keepalive: Flag | None = None
 
 
-def _version(value: object) -> object:
-    value = _number(value)
-    if value != 1 or isinstance(value, bool):
-        raise ValueError("this ztunnel reads tables of version 1; write version: 1.")
-    return value
-
-
 class TableModel(Model):
     """A ztunnel route table: the whole tunnel, for both sides."""
 
-    version: Annotated[Literal[1], BeforeValidator(_version)]
-    name: Annotated[str, PlainValidator(_of_text(values.name)), WithJsonSchema(_STRING)] | None = None
+    version: Version
+    name: Name | None = None
     """Default: the file's name without .yaml."""
     include: OneOrMore[Text] = ()
     """More files with sides, links, routes and bridges."""

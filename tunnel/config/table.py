@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tunnel.config.fields import NEVER
 from tunnel.config.load import Tree
-from tunnel.config.model import NEVER, Defaults, End, Link, Route, TableModel
+from tunnel.config.model import Defaults, End, Link, Route, TableModel
 from tunnel.config.plan import Allow, Delivery, Overflow, Pattern, Priority, Socket, Where
 from tunnel.config.values import networks_of, tcp
 from tunnel.errors import Problem

@@ -1,0 +1,242 @@
+"""The types of a table's values, for pydantic: each reads one small language (`values.py`) and knows its JSON schema.
+
+What is wrong with a value is raised as ValueError with a sentence; `read.py` tells it at its place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, PlainValidator, WithJsonSchema
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from tunnel.config import values
+from tunnel.config.plan import Delivery, Network, Overflow, Pattern, Priority
+from tunnel.config.values import Method, listing, suggest
+
+T = TypeVar("T")
+NEVER: Final = float("inf")
+"""`max_age: never`."""
+
+
+class Expanded(str):
+    """Text that a `${VARIABLE}` took part in; number fields accept it."""
+
+    __slots__ = ()
+
+
+class _OneOrMore:
+    """A list, or one item in place of a list of one."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(_as_tuple, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        array = handler(schema)
+        return {"anyOf": [array["items"], array]}
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _number(value: object) -> object:
+    if isinstance(value, Expanded) and re.fullmatch(r"[0-9]{1,18}", value, re.ASCII):
+        return int(value)
+    return value
+
+
+def _flag(value: object) -> object:
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, Expanded) else value
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        raise ValueError(f"this is {str(value).lower()}, not text; put it in quotes if it is meant as text.")
+    if isinstance(value, int | float):
+        raise ValueError(f"{value} is a number here, not text; put it in quotes.")
+    if value is None:
+        raise ValueError("a value is missing here.")
+    if not isinstance(value, str):
+        raise ValueError(f"text is expected here, not {'a list' if isinstance(value, list) else 'a mapping'}.")
+    return value
+
+
+def of_text(read: Callable[[str], T]) -> Callable[[object], T]:
+    return lambda value: read(_text(value))
+
+
+def _pick(what: str, choices: tuple[str, ...], later: dict[str, str], nicknames: dict[str, str]) -> BeforeValidator:
+    def pick(value: object) -> object:
+        if not isinstance(value, str):
+            raise ValueError(f"a {what} is expected here: {listing(choices)}.")
+        if value in choices:
+            return str(value)
+        if value in later:
+            raise ValueError(f"the {what} {value!r} is not in this version yet; {later[value]}.")
+        hint = nicknames.get(value.lower())
+        hint = f" Did you mean {hint!r}?" if hint else suggest(value, (*choices, *later))
+        raise ValueError(f"{value!r} is no {what}; there are {listing(choices, 'and')}.{hint}")
+
+    return BeforeValidator(pick)
+
+
+def _age(value: object) -> float:
+    if value == "never":
+        return NEVER
+    seconds = values.duration(value)
+    if seconds < 0.001:
+        raise ValueError("max_age is at least 1ms, or 'never'.")
+    return seconds
+
+
+def _span(value: object) -> float:
+    seconds = values.duration(value)
+    if not 0.1 <= seconds <= 86400:
+        raise ValueError("this time is from 100ms to 1d.")
+    return seconds
+
+
+def _bounded_size(least: int, most: int, words: str) -> Callable[[object], int]:
+    def read(value: object) -> int:
+        found = values.size(value)
+        if not least <= found <= most:
+            raise ValueError(f"this size is from {words}.")
+        return found
+
+    return read
+
+
+def _mode(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise ValueError(f'without quotes {value} is a number, not permission bits; write mode: "0660".')
+    text = _text(value)
+    if not re.fullmatch(r"0?[0-7]{3}", text, re.ASCII):
+        raise ValueError(f'{text!r} are no permission bits; write for example mode: "0660".')
+    return int(text, 8)
+
+
+STRING: Final = {"type": "string"}
+OneOrMore = Annotated[tuple[T, ...], _OneOrMore()]
+Text = Annotated[str, PlainValidator(_text), WithJsonSchema(STRING)]
+Words = Annotated[str, PlainValidator(of_text(str.strip)), WithJsonSchema(STRING)]
+Size = Annotated[
+    int,
+    PlainValidator(_bounded_size(1, (1 << 31) - 1, "1B to 2147483647B")),
+    WithJsonSchema({"type": "string", "examples": ["4MiB", "64KiB"]}),
+]
+Window = Annotated[
+    int,
+    PlainValidator(_bounded_size(4 << 10, 1 << 30, "4KiB to 1GiB")),
+    WithJsonSchema({"type": "string", "examples": ["4MiB"]}),
+]
+SessionSize = Annotated[
+    int,
+    PlainValidator(_bounded_size(1 << 20, 1 << 40, "1MiB to 1024GiB")),
+    WithJsonSchema({"type": "string", "examples": ["1GiB"]}),
+]
+Span = Annotated[float, PlainValidator(_span), WithJsonSchema({"type": "string", "examples": ["5s", "200ms"]})]
+Age = Annotated[float, PlainValidator(_age), WithJsonSchema({"type": "string", "examples": ["5s", "never"]})]
+Hwm = Annotated[int, BeforeValidator(_number), Field(ge=1, le=1_000_000)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Permissions = Annotated[int, PlainValidator(_mode), WithJsonSchema({"type": "string", "examples": ["0660"]})]
+AllowItem = Annotated[
+    Network | Literal["any"],
+    PlainValidator(of_text(values.network)),
+    WithJsonSchema({"type": "string", "examples": ["any", "192.0.2.0/24"]}),
+]
+Allowed = OneOrMore[AllowItem]
+Name = Annotated[str, PlainValidator(of_text(values.name)), WithJsonSchema(STRING)]
+TopicPrefix = Annotated[bytes, PlainValidator(of_text(values.topic)), WithJsonSchema(STRING)]
+RoutingId = Annotated[bytes, PlainValidator(of_text(values.routing_id)), WithJsonSchema(STRING)]
+
+
+def _endpoint(read: Callable[[str, Method], str], method: Method) -> PlainValidator:
+    return PlainValidator(of_text(lambda text: read(text, method)))
+
+
+_ENDPOINT: Final = WithJsonSchema({"type": "string", "examples": ["tcp://127.0.0.1:5555"]})
+BindEndpoint = Annotated[str, _endpoint(values.local_endpoint, "bind"), _ENDPOINT]
+ConnectEndpoint = Annotated[str, _endpoint(values.local_endpoint, "connect"), _ENDPOINT]
+ListenAddress = Annotated[str, _endpoint(values.link_address, "bind"), _ENDPOINT]
+DialAddress = Annotated[str, _endpoint(values.link_address, "connect"), _ENDPOINT]
+
+PATTERNS: Final = ("reqrep", "pubsub", "pipeline", "pair")
+PatternWord = Annotated[
+    Pattern,
+    _pick(
+        "pattern",
+        PATTERNS,
+        {"stream": "carry 0MQ applications with reqrep, pubsub, pipeline or pair"},
+        {
+            "request-reply": "reqrep",
+            "req": "reqrep",
+            "rep": "reqrep",
+            "router": "reqrep",
+            "dealer": "reqrep",
+            "rpc": "reqrep",
+            "pub": "pubsub",
+            "sub": "pubsub",
+            "publish-subscribe": "pubsub",
+            "push": "pipeline",
+            "pull": "pipeline",
+            "pushpull": "pipeline",
+            "push-pull": "pipeline",
+            "exclusive": "pair",
+            "tcp": "stream",
+        },
+    ),
+]
+DeliveryWord = Annotated[
+    Delivery,
+    _pick(
+        "delivery",
+        ("live", "confirmed"),
+        {"spooled": "use confirmed, which outlives a cut link but not a crash"},
+        {"at-most-once": "live", "at-least-once": "confirmed", "exactly-once": "confirmed", "durable": "spooled"},
+    ),
+]
+OverflowWord = Annotated[
+    Overflow,
+    _pick(
+        "overflow",
+        ("block", "drop-newest", "drop-oldest", "keep-latest"),
+        {},
+        {"conflate": "keep-latest", "latest": "keep-latest", "drop": "drop-newest", "wait": "block"},
+    ),
+]
+PriorityWord = Annotated[Priority, _pick("priority", ("high", "normal", "bulk"), {}, {"low": "bulk", "urgent": "high"})]
+RestartWord = Annotated[Literal["drop", "resend"], _pick("choice for on_restart", ("drop", "resend"), {}, {})]
+
+
+def _later(sentence: str) -> PlainValidator:
+    def refuse(_: object) -> None:
+        raise ValueError(sentence)
+
+    return PlainValidator(refuse)
+
+
+_NOTHING: Final = WithJsonSchema({"not": {}})
+
+
+Tls = Annotated[
+    None,
+    _later(
+        "tls: is for links over https://, which are not in this version yet; tcp:// links are encrypted with CURVE."
+    ),
+    _NOTHING,
+]
+Proxy = Annotated[None, _later("links through a proxy are not in this version yet; dial tcp:// directly."), _NOTHING]
+
+
+def _version(value: object) -> object:
+    value = _number(value)
+    if value != 1 or isinstance(value, bool):
+        raise ValueError("this ztunnel reads tables of version 1; write version: 1.")
+    return value
+
+
+Version = Annotated[Literal[1], BeforeValidator(_version)]
