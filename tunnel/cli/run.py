@@ -46,7 +46,7 @@ def up(
         typer.echo(f"ztunnel: warning: {warning}", err=True)
     if detach:
         status = supervise_up.detached(plan, timeout)
-        typer.echo(f"ready: {supervise_up.summary(status)}")
+        typer.echo(supervise_up.ready_line(status))
     else:
         supervise_up.Foreground(plan, say=_print, show=_print).run()
 
@@ -76,11 +76,11 @@ def restart(
 ) -> None:
     """Stop one process in order and start it again; the others are not touched."""
     from tunnel.supervise.daemon import Supervisor
-    from tunnel.supervise.up import summary, wait_ready
+    from tunnel.supervise.up import ready_line, wait_ready
 
     running = running_side(table, side)
     Supervisor(running).restart(part)
-    typer.echo(f"ready: {summary(wait_ready(running, timeout))}")
+    typer.echo(ready_line(wait_ready(running, timeout)))
 
 
 def reload(

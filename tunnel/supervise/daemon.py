@@ -52,7 +52,7 @@ pidfile=supervisord.pid
 nocleanup=true
 minfds=64
 minprocs=1
-
+{user}
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 """
@@ -91,7 +91,8 @@ stdout_logfile_backups={log_backups}
 
 def configuration(wanted: Sequence[Program]) -> str:
     """supervisord's file. Every path in it is relative to the runtime folder, where supervisord runs."""
-    parts = [_HEAD.format(log_bytes=PROCESS_LOG_BYTES)]
+    user = "user=root\n" if os.geteuid() == 0 else ""  # else it warns at every start
+    parts = [_HEAD.format(log_bytes=PROCESS_LOG_BYTES, user=user)]
     own = keeper()
     parts.append(_KEEPER.format(fingerprint=own.fingerprint, stop_wait_s=own.stop_wait_s, log_bytes=PROCESS_LOG_BYTES))
     for place, program in enumerate(wanted):
@@ -162,9 +163,13 @@ def _let_the_last_one_end(folder: Path, table: Path) -> None:
     last = places.read_record(folder)
     if last is None or last.table != table or not last.alive:
         return
-    with suppress(NotRunningError, Refused):
-        if Supervisor(last).shutting_down():
-            places.wait_until_gone(last, DOWN_S)
+    try:
+        # Twice: a signal that came just now is looked at only after the first question has woken supervisord.
+        ending = Supervisor(last).shutting_down() or Supervisor(last).shutting_down()
+    except NotRunningError:
+        ending = True  # its socket is closed already, or it hangs
+    if ending:
+        places.wait_until_gone(last, DOWN_S)
 
 
 def _end_orphans(folder: Path, wanted: Sequence[Program]) -> None:

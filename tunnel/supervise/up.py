@@ -18,6 +18,7 @@ from tunnel.supervise import daemon, logs, places, status
 from tunnel.supervise.daemon import Supervisor
 from tunnel.supervise.notify import Notifier
 from tunnel.supervise.places import Running
+from tunnel.supervise.programs import KEEPER
 from tunnel.supervise.status import Status
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ def wait_ready(running: Running, timeout_s: float, *, still_there: Callable[[], 
 
 
 def is_ready(now: Status) -> bool:
-    """Every local socket is open, every process runs."""
-    return bool(now["ready"]) and all(p["state"] == "RUNNING" for p in now["processes"])
+    """Every local socket is open, every process runs (the keeper is called RUNNING only after its first second)."""
+    return bool(now["ready"]) and all(p["state"] == "RUNNING" for p in now["processes"] if p["name"] != KEEPER)
 
 
 def why_not_ready(running: Running, now: Status | None) -> list[str]:
@@ -114,7 +115,7 @@ class Foreground:
         if is_ready(now) and not self._ready:
             self._ready = True
             self._show_logs()
-            self._say(f"ready: {summary(now)}")
+            self._say(ready_line(now))
             self._notifier.ready()
         elif not self._ready and age_s > _EXPLAIN_S:
             self._explain(" ".join(why_not_ready(running, now)))
@@ -157,6 +158,12 @@ class Foreground:
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._signals.append(number)
+
+
+def ready_line(now: Status) -> str:
+    """What `up`, `up -d` and `restart` say at their end."""
+    links = "".join(f", link to {link['peer']} {link['state']}" for link in now["links"])
+    return f"ready: {now['table']} side {now['side']}: the local sockets of {len(now['routes'])} routes are open{links}"
 
 
 def summary(now: Status) -> str:
