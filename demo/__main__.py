@@ -23,6 +23,8 @@ from tunnel.config.plan import RoutePlan
 from tunnel.errors import ZtunnelError
 
 READY_S = 30.0
+GRACE_S = 15.0
+"""How much longer than DEMO_SECONDS a busy machine may take until every route has carried something."""
 APPLICATIONS = {
     "reqrep": (["orders_client", "orders_client"], ["orders_service"]),
     "pubsub": (["ticks_feed"], ["ticks_screen"]),
@@ -75,10 +77,10 @@ def _run(demo: Demo, seconds: float | None, interrupt: Interrupt) -> int:
     try:
         for side, plan in demo.plans.items():
             sides.append(Side(demo.table, side, plan.runtime_dir / "device.sock"))
-        _wait_until_ready(sides, interrupt)
         routes = _start_applications(demo, apps)
+        _wait_until_ready(sides, interrupt)
         print(f"Ready. From another terminal: .venv/bin/ztunnel status {demo.name} --as dmz")
-        print(f"Ends {f'after {seconds:g} s, or' if seconds else ''} on Ctrl-C.", flush=True)
+        print(f"Ends after {seconds:g} s, or on Ctrl-C." if seconds else "Ends on Ctrl-C.", flush=True)
         _watch(demo, sides, routes, seconds, interrupt)
     finally:
         ended_well = _end(sides, apps)
@@ -124,11 +126,16 @@ def _watch(
     demo: Demo, sides: Sequence[Side], routes: list[RouteApps], seconds: float | None, interrupt: Interrupt
 ) -> None:
     end = time.monotonic() + seconds if seconds else float("inf")
+
+    def done() -> bool:
+        now = time.monotonic()
+        return now >= end and (now >= end + GRACE_S or all(route.carried for route in routes))
+
     with Screen(demo, routes) as screen:
         due = time.monotonic()
-        while not interrupt.asked and time.monotonic() < end:
+        while not interrupt.asked and not done():
             due += 1
-            while not interrupt.asked and (left := min(due, end) - time.monotonic()) > 0:
+            while not interrupt.asked and not done() and (left := due - time.monotonic()) > 0:
                 time.sleep(min(left, 0.1))
             screen.show({side.side: side.status() for side in sides})
             for app in (app for route in routes for app in route.at_from + route.at_to):

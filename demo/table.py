@@ -15,8 +15,7 @@ from tunnel.keys import write_pair
 
 SOURCE = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
 SIDES = ("dmz", "plant")
-_PORT_VARIABLE = re.compile(r"\$\{(\w+):-\d+\}")
-"""`${DEMO_LINK_PORT:-9440}`: set it to have that port, otherwise a free one is taken."""
+_PORT = re.compile(r"(?<=tcp://127\.0\.0\.1:)\d+")
 _NAME = re.compile(r"^name:.*$", re.MULTILINE)
 
 
@@ -48,7 +47,7 @@ def prepare(folder: Path) -> Demo:
         write_pair(folder / "keys", side)
     name = f"demo-{os.getpid()}"
     table = folder / f"{name}.yaml"
-    text = _PORT_VARIABLE.sub(_port_chooser(), SOURCE.read_text())
+    text = _PORT.sub(_port_chooser(), SOURCE.read_text())
     table.write_text(_NAME.sub(f"name: {name}", text))
     loaded = load_table(table)
     plans = {side: plan_for(loaded, side) for side in SIDES}
@@ -56,15 +55,14 @@ def prepare(folder: Path) -> Demo:
 
 
 def _port_chooser() -> Callable[[re.Match[str]], str]:
-    """Each port variable becomes what the environment says, or one free port, the same wherever it stands."""
+    """Each port of the table becomes one free port, the same wherever it stands."""
+    free = iter(free_ports(20))
     chosen: dict[str, str] = {}
 
     def choose(match: re.Match[str]) -> str:
-        name = match[1]
-        if name not in chosen:
-            free = next(str(port) for port in free_ports(20) if str(port) not in chosen.values())
-            chosen[name] = os.environ.get(name, free)
-        return chosen[name]
+        if match[0] not in chosen:
+            chosen[match[0]] = str(next(free))
+        return chosen[match[0]]
 
     return choose
 
