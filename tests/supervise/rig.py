@@ -20,7 +20,7 @@ from tunnel.keys import write_pair
 from tunnel.supervise.places import find_all
 
 ROOT = Path(__file__).resolve().parents[2]
-ZTUNNEL = [sys.executable, "-m", "tests.supervise.standin"]
+ZTUNNEL = [sys.executable, "-m", "tunnel.cli"]
 
 
 class Rig:

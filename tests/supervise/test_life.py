@@ -63,7 +63,7 @@ def test_up_killed_outright_takes_everything_along_in_order(side: Rig) -> None:
     up.kill()
     up.communicate()
     until(lambda: all(map(ended, pids)), 20, "everything ended")
-    assert "stopped" in (side.runtime / "demo.dmz/log/device.log").read_text(), "the device was told, not killed"
+    assert "stopping" in (side.runtime / "demo.dmz/log/device.log").read_text(), "the device was told, not killed"
     side.up()
 
 
@@ -100,7 +100,7 @@ def test_a_pid_file_of_a_dead_process_is_no_obstacle(side: Rig) -> None:
 
 def test_an_orphaned_device_is_told_to_stop_by_the_next_up(side: Rig) -> None:
     (side.runtime / "demo.dmz").mkdir(mode=0o700)
-    argv = [sys.executable, "-m", "tests.supervise.standin", "device", str(side.table), "--as", "dmz"]
+    argv = [sys.executable, "-m", "tunnel.device", str(side.table), "--as", "dmz"]
     orphan = subprocess.Popen(argv, env=side.environment, stderr=subprocess.DEVNULL)
     until((side.runtime / "demo.dmz/device.sock").exists, 10, "the orphan answers")
     side.up()

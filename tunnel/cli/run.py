@@ -111,7 +111,7 @@ def wait(
         typer.Option(
             "--for",
             help="local: its sockets here are open. link: messages can cross to the other side. "
-            "service: that, and an application is connected at this side's end.",
+            "service: and an application is there that serves (at `to`; the publisher of pubsub; the other one of a pair).",
         ),
     ] = Stage.LINK,
     table: TableOption = None,

@@ -17,6 +17,7 @@ _COLOURS: Final = {
     "ready": "green",
     "up": "green",
     "bound": "green",
+    "listening": "green",
     "connected": "green",
     "RUNNING": "green",
     "waiting": "yellow",
@@ -50,12 +51,19 @@ def render_status(status: dict[str, Any], rates: dict[str, dict[str, float]] | N
     parts.append(_rows(("PROCESS", "STATE", "PID", "UPTIME", "RESTARTS"), map(_process, status["processes"])))
     if status["links"]:
         parts += [Text(), _rows(("LINK TO", "STATE", "RTT", "RESUMES", "REDIALS"), map(_link, status["links"]))]
+    if status["ports"]:
+        parts += [Text(), _rows(("LINK PORT", "STATE", "CONNECTIONS", "REFUSED"), map(_port, status["ports"]))]
     if status["routes"]:
         head = ("ROUTE", "PATTERN", "END", "STATE", "IN", "OUT", "UNACKED", "DROPPED")
         rows = [_route(name, route, rates) for name, route in status["routes"].items()]
         ends = [row for name, route in status["routes"].items() for row in _endpoints(name, route)]
         parts += [Text(), _rows(head, rows), Text()]
         parts.append(_rows(("ROUTE", "LOCAL ENDPOINT", "STATE", "PEERS", "WHY"), ends))
+    notes = [
+        f"· route {n}: {r['reason']}" for n, r in status["routes"].items() if r["state"] == "ready" and r["reason"]
+    ]
+    if notes:
+        parts += [Text(), *(Text(note, style="dim") for note in notes)]
     if status["degraded"]:
         parts += [Text(), *(Text(f"! {sentence}", style="yellow") for sentence in status["degraded"])]
     return Group(*parts)
@@ -101,6 +109,11 @@ def _process(process: dict[str, Any]) -> tuple[object, ...]:
 def _link(link: dict[str, Any]) -> tuple[object, ...]:
     rtt = link.get("rtt_ms")
     return (link["peer"], link["state"], "-" if rtt is None else f"{rtt:.1f} ms", link["resumes"], link["redials"])
+
+
+def _port(port: dict[str, Any]) -> tuple[object, ...]:
+    refused = ", ".join(f"{reason} {count}" for reason, count in port["refused"].items() if count)
+    return (port["address"], port["state"], port["connections"], refused or "-")
 
 
 def _route(name: str, route: dict[str, Any], rates: dict[str, dict[str, float]] | None) -> tuple[object, ...]:

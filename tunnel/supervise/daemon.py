@@ -216,7 +216,10 @@ class Supervisor:
         return sorted(found, key=lambda p: (p["name"] == KEEPER, p["name"]))
 
     def shutting_down(self) -> bool:
-        return bool(self._rpc("getState")["statename"] == "SHUTDOWN")
+        try:
+            return bool(self._rpc("getState")["statename"] != "RUNNING")
+        except Refused as refused:
+            return refused.fault == Refused.SHUTDOWN_STATE
 
     def shut_down(self) -> None:
         """Begin an orderly stop of everything; `places.wait_until_gone` waits for its end."""

@@ -31,9 +31,18 @@ def reload_side(running: Running, plan: Plan, *, dry_run: bool) -> dict[str, Any
     reply.pop("ok", None)
     if not dry_run and any(planned.values()):
         planned = Supervisor(running).take_in(wanted)
-    changes = [str(change) for change in reply.get("changes", [])]
+    changes = _sentences(reply)
     changes += [f"process {name} {how}" for how, names in planned.items() for name in names]
     return {"changes": changes, "device": reply, "processes": planned}
+
+
+def _sentences(reply: dict[str, Any]) -> list[str]:
+    """The device says {added, removed: [route], links: bool}; a route that changed is in both lists."""
+    added, removed = set(reply["added"]), set(reply["removed"])
+    sentences = [f"route {name} changed" for name in sorted(added & removed)]
+    sentences += [f"route {name} added" for name in sorted(added - removed)]
+    sentences += [f"route {name} removed" for name in sorted(removed - added)]
+    return [*sentences, "links made anew"] if reply["links"] else sentences
 
 
 def _running_programs(running: Running) -> dict[str, str]:

@@ -1,11 +1,19 @@
-"""How far a route is: `local` (its sockets here are open), `link` (messages can cross), `service` (and somebody is
-connected at this side's end). For `ztunnel wait`."""
+"""How far a route is, for `ztunnel wait`.
+
+local     its sockets here are open
+link      messages can cross to the other side
+service   and an application is there that serves: at `to`; the publishers' end of pubsub; the other end of a pair
+"""
 
 from __future__ import annotations
+
+from typing import Any, Final
 
 from tunnel.errors import UsageError
 from tunnel.supervise.places import Running
 from tunnel.supervise.status import Status, wait_for
+
+_SERVING_END: Final = {"reqrep": "to", "pipeline": "to", "pubsub": "from"}
 
 
 def wait_for_stage(running: Running, route: str, stage: str, timeout_s: float) -> tuple[Status, bool]:
@@ -28,13 +36,22 @@ def missing_of(status: Status, name: str, stage: str) -> str | None:
     route = status["routes"].get(name)
     if route is None:
         return str(status["error"] or "the device has not said yet.")
-    for endpoint in route["endpoints"]:
-        if endpoint["state"] == "down":
-            return f"{endpoint['address']} is not open: {endpoint['reason'] or 'no reason known'}."
-    if not route["endpoints"] and not status["ready"]:
-        return "its local sockets are not open yet."
+    if route["state"] == "down":
+        return f"its local sockets are not open: {route['reason'] or 'no reason known'}."
     if stage in ("link", "service") and route["state"] != "ready":
         return f"it is {route['state']}: {route['reason'] or 'no reason known'}."
-    if stage == "service" and not any(endpoint["peers"] for endpoint in route["endpoints"]):
-        return "no application is connected at this side's end."
+    if stage == "service" and not _serving(route):
+        return f"no application is connected that serves it ({_where(route)})."
     return None
+
+
+def _where(route: dict[str, Any]) -> str:
+    if route["pattern"] == "pair" or route["end"] != _SERVING_END[route["pattern"]]:
+        return "at the other side"
+    return "at this side"
+
+
+def _serving(route: dict[str, Any]) -> bool:
+    if _where(route) == "at this side":
+        return any(endpoint["peers"] for endpoint in route["endpoints"])
+    return bool(route["remote_applications"])

@@ -42,6 +42,7 @@ def read(running: Running) -> Status:
         "ready": False,
         "processes": _processes(running, listed or []),
         "links": [],
+        "ports": [],
         "routes": {},
     }
     if device is not None:
@@ -67,6 +68,7 @@ def degraded(status: Status) -> list[str]:
     for link in status["links"]:
         if link["state"] != "up":
             reasons.append(f"link to {link['peer']} is {link['state']}{_because(link)}.")
+    reasons += _closed_ports(status)
     for name, route in status["routes"].items():
         if route["state"] != "ready":
             reasons.append(f"route {name} is {route['state']}{_because(route)}.")
@@ -103,13 +105,13 @@ class Rates:
 
 
 def closed(status: Status) -> list[str]:
-    """Why the local sockets are not all open yet, as sentences a route; empty: they are, or nobody knows."""
-    reasons = []
-    for name, route in status["routes"].items():
-        for endpoint in route.get("endpoints", []):
-            if endpoint["state"] == "down":
-                reasons.append(f"route {name}: {endpoint['address']} is not open{_because(endpoint)}.")
-    return reasons
+    """Why the local sockets and link ports are not all open, as sentences; empty: they are, or nobody knows."""
+    reasons = [
+        f"route {name} is down{_because(route)}."
+        for name, route in status["routes"].items()
+        if route["state"] == "down"
+    ]
+    return reasons + _closed_ports(status)
 
 
 def wait_for(
@@ -149,6 +151,14 @@ def _processes(running: Running, listed: list[dict[str, Any]]) -> list[dict[str,
             }
         )
     return found
+
+
+def _closed_ports(status: Status) -> list[str]:
+    return [
+        f"link port {port['address']} is not open{_because(port)}."
+        for port in status["ports"]
+        if port["state"] != "listening"
+    ]
 
 
 def _because(thing: dict[str, Any]) -> str:
