@@ -26,7 +26,7 @@ from tunnel.link.wire import Kind, Lane
 if TYPE_CHECKING:
     from tunnel.link.wire import Parts, Segment
 
-AT_ONCE = frozenset({"stale", "reload", "attempt"})
+AT_ONCE = frozenset({"stale", "reload", "attempt", "lost"})
 """Refusals that say nothing against another try."""
 
 
@@ -66,7 +66,7 @@ class Dialler:
         self._chance = chance
         self._token = token
         self._backoff = Backoff()
-        self._attempt = 0
+        self._dials = 0
         self._redial_at = 0.0
         self._deadline = FOREVER
         self._up: set[Lane] = set()
@@ -74,7 +74,7 @@ class Dialler:
         self._outbox: list[tuple[Lane, Parts]] = []
 
     def __repr__(self) -> str:
-        return f"<Dialler {self.peer.side} {self.state.name} attempt={self._attempt} redials={self.redials}>"
+        return f"<Dialler {self.peer.side} {self.state.name} attempt={self.peer.attempts} redials={self.redials}>"
 
     # --- time --------------------------------------------------------------------------------------------------------
 
@@ -97,14 +97,15 @@ class Dialler:
                 self._hang_up(reason, now)
 
     def _dial(self, now: float) -> None:
-        self._attempt += 1
-        self.redials += self._attempt > 1
+        self._dials += 1
+        self.redials += self._dials > 1
+        self.peer.attempts += 1
         self.state = State.CONNECTING
         self._deadline = now + HANDSHAKE_S
         self._up.clear()
         self._welcome = None
         self._outbox.clear()
-        self.actions.append(Dial(self._attempt))
+        self.actions.append(Dial(self._dials))
 
     def redial(self, reason: str, now: float) -> None:
         """Our own table has changed: meet anew, without a pause."""
@@ -141,7 +142,7 @@ class Dialler:
         return Hello(
             side=peer.own_side,
             session=peer.session,
-            attempt=self._attempt,
+            attempt=peer.attempts,
             peer_session=peer.peer_session,
             clock_us=int(now * 1e6),
             routes=peer.announce(),
@@ -163,7 +164,7 @@ class Dialler:
         if kind is Kind.REFUSE:
             self._on_refuse(parts, now)
         elif kind is Kind.BYE:
-            text = str(wire.decode_json(parts).get("text", ""))[:200]
+            text = wire.said(wire.decode_json(parts), "text")
             self._hang_up(f"{self.peer.side} said goodbye: {text}", now)
         elif kind is Kind.WELCOME and self.state is State.GREETING and self._welcome is None:
             self._on_welcome(parse_hello(wire.decode_json(parts)), now)
@@ -203,7 +204,7 @@ class Dialler:
 
     def _on_refuse(self, parts: Sequence[Segment], now: float) -> None:
         fields = wire.decode_json(parts)
-        code, text = str(fields.get("code", ""))[:40], str(fields.get("text", ""))[:400]
+        code, text = wire.said(fields, "code"), wire.said(fields, "text")
         if code == "evicted":
             self._hang_up(text, now, EVICTED_S)
             self.peer.renew(self._token(16))

@@ -31,6 +31,8 @@ class Announced:
     window_bytes: int
     max_message_bytes: int
     numbers: Numbers = (0, 0)
+    peer_number: int = 0
+    """The reader's channel that `numbers` speak of: a route that was taken away and came again has another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Hello:
                     "max_message": route.max_message_bytes,
                     "received": route.numbers[0],
                     "delivered": route.numbers[1],
+                    "peer_number": route.peer_number,
                 }
                 for route in self.routes
             ],
@@ -90,7 +93,7 @@ class _Fields:
 
     def text(self, key: str) -> str:
         value = self._fields.get(key)
-        if not isinstance(value, str) or len(value) > 1024:
+        if not isinstance(value, str) or len(value) > 1024 or not value.isprintable():
             raise self._bad(key)
         return value
 
@@ -111,7 +114,9 @@ class _Fields:
 
     def names(self, key: str) -> tuple[str, ...]:
         value = self._fields.get(key)
-        if not isinstance(value, list) or len(value) > ROUTES or not all(isinstance(name, str) for name in value):
+        if not isinstance(value, list) or len(value) > ROUTES:
+            raise self._bad(key)
+        if not all(isinstance(name, str) and len(name) <= 1024 and name.isprintable() for name in value):
             raise self._bad(key)
         return tuple(value)
 
@@ -160,6 +165,7 @@ def _parse_route(raw: Mapping[str, Any]) -> Announced:
         window_bytes=fields.number("window"),
         max_message_bytes=fields.number("max_message"),
         numbers=(received, delivered),
+        peer_number=fields.number("peer_number", 2**32),
     )
 
 
@@ -173,7 +179,7 @@ def parse_numbers(raw: Mapping[str, Any]) -> dict[str, Numbers]:
     if not isinstance(table, dict) or len(table) > ROUTES:
         raise RemoteProtocolError("hello", "the peer's OPENED has no usable 'numbers'")
     numbers: dict[str, Numbers] = {}
-    for name, pair in table.items():
+    for name, pair in table.items():  # a JSON object's keys are text
         if not isinstance(pair, list) or len(pair) != 2 or not all(type(n) is int and 0 <= n < 2**63 for n in pair):
             raise RemoteProtocolError("hello", "the peer's OPENED has no usable 'numbers'")
         numbers[name] = (pair[0], pair[1])

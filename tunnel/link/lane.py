@@ -76,12 +76,12 @@ class Credit:
         self.sent += size
         self._marks.append((self.sent, now))
 
-    def acknowledge(self, lane_bytes: int, now: float) -> None:
-        """The peer received `lane_bytes` in all on this lane."""
+    def acknowledge(self, lane_bytes: int, now: float) -> bool:
+        """The peer received `lane_bytes` in all on this lane. True when that is news."""
         if lane_bytes > self.sent:
             raise RemoteProtocolError("sequence", f"the peer received {lane_bytes} bytes where {self.sent} were sent")
         if lane_bytes <= self.received:
-            return
+            return False
         self.received = lane_bytes
         self.progress_at = now
         trip_s = None
@@ -89,6 +89,7 @@ class Credit:
             trip_s = now - self._marks.popleft()[1]
         if trip_s is not None:
             self._measure(trip_s, now)
+        return True
 
     def _measure(self, trip_s: float, now: float) -> None:
         self._least_s = min(self._least_s, trip_s)

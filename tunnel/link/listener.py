@@ -110,11 +110,9 @@ class Listener:
                 raise RemoteProtocolError("side", "a connection has changed its key")
             kind = wire.kind_of(parts)
             if kind is Kind.BYE:
-                self._unbind(
-                    side, f"{side.peer.side} said goodbye: {str(wire.decode_json(parts).get('text', ''))[:200]}"
-                )
+                self._unbind(side, f"{side.peer.side} said goodbye: {wire.said(wire.decode_json(parts), 'text')}")
             elif kind is Kind.REFUSE:
-                self._unbind(side, f"{side.peer.side} broke off: {str(wire.decode_json(parts).get('text', ''))[:400]}")
+                self._unbind(side, f"{side.peer.side} broke off: {wire.said(wire.decode_json(parts), 'text')}")
             else:
                 side.peer.receive(lane, parts, now)
         except RemoteProtocolError as error:
@@ -162,8 +160,11 @@ class Listener:
         pending = side.pending if side else None
         if side is None or pending is None or nonce != pending.nonce or now > pending.expires_at:
             raise RemoteProtocolError("stale", "this greeting was overtaken by a newer one")
+        if conn == pending.conn:
+            raise RemoteProtocolError("frame", "OPEN came on the control lane")
         side.pending = None
         hello, peer = pending.hello, side.peer
+        ours = {channel.route.name: channel.number for channel in peer.channels.values()}
         if side.session and side.session != hello.session:
             side.ended.append(side.session)
             self._refuse_bound(side, "evicted", f"another process of {peer.side} has taken this one's place")
@@ -177,7 +178,9 @@ class Listener:
         peer.begin(hello, resume=pending.resume, now=now)
         numbers = peer.numbers()
         self._outbox.append((pending.conn, wire.encode_json(Kind.OPENED, encode_numbers(numbers))))
-        theirs: dict[str, Numbers] = {route.name: route.numbers for route in hello.routes} if pending.resume else {}
+        theirs: dict[str, Numbers] = {}
+        if pending.resume:
+            theirs = {r.name: r.numbers for r in hello.routes if r.peer_number == ours.get(r.name)}
         try:
             peer.open(theirs, now)
         except RemoteProtocolError as error:
@@ -191,11 +194,16 @@ class Listener:
         bound = self._bound.get(conn)
         if bound is None:
             return None
-        self._unbind(bound[0], reason)
-        return bound[0].peer
+        side, _ = bound
+        for other in side.lanes.values():
+            if other != conn:
+                self._refuse(other, "lost", reason)
+        self._unbind(side, reason)
+        return side.peer
 
     def break_off(self, side: str, code: str, text: str) -> None:
-        """End the connection from here; the peer redials."""
+        """End the connection from here; the peer redials. A greeting under way is void: it told an older state."""
+        self._sides[side].pending = None
         self._refuse_bound(self._sides[side], code, text)
 
     def goodbye(self, text: str, now: float) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from tunnel.errors import RemoteProtocolError
@@ -66,6 +67,8 @@ class Channel:
     topic_ack: tuple[int, int] | None = None
     """(the peer's number, generation) to confirm once they are applied."""
     peer_number: int | None = None
+    met_number: int = 0
+    """The peer's channel that our numbers speak of, also while the route is refused; 0 before they met."""
     refused: str | None = "the two ends have not met yet"
     max_message_bytes: int = 0
     remote_peers: int = 0
@@ -82,6 +85,8 @@ class Peer:
         self.peer_session = b""
         self.is_open = False
         self.opened_at = 0.0
+        self.attempts = 0
+        """Dials so far: counted here, for the listener knows a session's attempts for as long as this process lives."""
         self.channels: dict[str, Channel] = {}
         self.arrived: list[Channel] = []
         """Channels with fresh runs or topic changes; the owner takes and clears."""
@@ -141,6 +146,7 @@ class Peer:
         """A route is gone from this side's table; what it held is forgotten. Redial after this."""
         channel = self.channels.pop(name)
         del self._by_number[channel.number]
+        self._peer_counts.pop(channel.number, None)
         self._telling.discard(channel.number)
         if channel.peer_number is not None:
             self._by_peer_number.pop(channel.peer_number, None)
@@ -159,6 +165,7 @@ class Peer:
                 window_bytes=channel.route.terms.window_bytes,
                 max_message_bytes=channel.route.max_message_bytes,
                 numbers=self._numbers_of(channel),
+                peer_number=channel.met_number,
             )
             for channel in self.channels.values()
         )
@@ -197,6 +204,7 @@ class Peer:
             channel.outbound.restart()
         if channel.inbound:
             channel.inbound.restart(keep=channel.route.keep_on_restart)
+        channel.met_number = 0
 
     def _agree(self, hello: Hello) -> None:
         theirs = {route.name: route for route in hello.routes}
@@ -208,16 +216,18 @@ class Peer:
                 channel.refused = f"{self.side} has no route {ours.name} with {self.own_side}; add it there and reload"
             else:
                 channel.refused = disagreement(ours, other, self.own_side, self.side)
-            channel.peer_number = None
+            channel.peer_number = channel.topic_ack = None
             if other is None or channel.refused is not None:
                 continue
-            channel.peer_number = other.number
+            if channel.met_number not in (0, other.number):
+                self._restart(channel)  # the peer took the route away and has it again: its numbers begin anew
+            channel.peer_number = channel.met_number = other.number
             channel.max_message_bytes = min(ours.max_message_bytes, other.max_message_bytes)
             self._by_peer_number[other.number] = channel
             if channel.inbound:
                 channel.inbound.channel = other.number
             if channel.outbound:
-                channel.outbound.window_bytes = min(ours.window_bytes, other.window_bytes)
+                channel.outbound.agreed(min(ours.window_bytes, other.window_bytes), channel.max_message_bytes)
 
     def open(self, numbers: Mapping[str, Numbers], now: float) -> None:
         """The peer has switched over and has this much: replay what it lacks, then go on."""
@@ -246,10 +256,13 @@ class Peer:
             self._restart(channel)
 
     def closed(self) -> None:
-        """The connection is gone; everything else stays."""
+        """The connection is gone; everything else stays, but the fragments of `live` messages that were cut in two."""
         self.is_open = False
         self._outbox.clear()
         self._ack_at = FOREVER
+        for channel in self.channels.values():
+            if channel.inbound and not channel.route.terms.confirmed:
+                channel.inbound.abandon()
 
     # --- local side --------------------------------------------------------------------------------------------------
 
@@ -275,7 +288,7 @@ class Peer:
 
     def topics_applied(self, channel: Channel) -> None:
         """The local socket has taken every change to `granted`: tell the peer."""
-        if channel.topic_ack is not None:
+        if channel.topic_ack is not None and self.is_open:
             self._outbox.append((Lane.CONTROL, wire.encode_subscribed(*channel.topic_ack)))
             channel.topic_ack = None
 
@@ -318,6 +331,9 @@ class Peer:
             if outbound is None:
                 break
             out.append((Lane.DATA, self._data(outbound, now)))
+        for outbound in self._schedule.relieved:
+            self.freed.append(self._by_number[outbound.channel])
+        self._schedule.relieved.clear()
         if self._owed_bytes >= ACK_BYTES or now >= self._ack_at:
             out.append((Lane.CONTROL, wire.encode_ack(self._ack())))
         return out
@@ -332,7 +348,7 @@ class Peer:
         return [header, *batch.segments]
 
     def _ack(self) -> Ack:
-        items = list(self._owed_channels.items())[: wire.ACK_ITEMS]
+        items = list(islice(self._owed_channels.items(), wire.ACK_ITEMS))
         delivered = [(number, inbound.delivered) for number, inbound in items if inbound.channel == number]
         for number, inbound in items:
             del self._owed_channels[number]
@@ -400,7 +416,8 @@ class Peer:
         self._acknowledge(wire.decode_ack(parts[0]), now)
 
     def _acknowledge(self, ack: Ack, now: float) -> None:
-        self.credit.acknowledge(ack.lane_bytes, now)
+        if self.credit.acknowledge(ack.lane_bytes, now):
+            self._pulses[Lane.DATA].heard(now)  # it lives, though its answers may wait behind payload
         for number, delivered in ack.delivered:
             channel = self._by_number.get(number)
             if channel is not None and channel.outbound and channel.outbound.acknowledge(delivered):
@@ -437,6 +454,7 @@ class Peer:
         channel = self._by_number.get(number)
         if channel is not None and channel.wanted is not None:
             channel.wanted.acknowledged = generation
+            self._telling.add(number)
 
     def _on_peers(self, lane: Lane, parts: Sequence[Segment], now: float) -> None:
         for number, count in wire.decode_peers(parts[0]):

@@ -21,6 +21,8 @@ class Schedule:
     def __init__(self) -> None:
         self._rings: dict[str, deque[Outbound]] = {priority: deque() for priority in QUANTUM_BYTES}
         self._deficit: dict[int, int] = {}
+        self.relieved: list[Outbound] = []
+        """Channels that have dropped what was too old, so may have room again; the owner takes and clears."""
 
     def wake(self, channel: Outbound) -> None:
         """This channel has data."""
@@ -33,6 +35,7 @@ class Schedule:
         for ring in self._rings.values():
             ring.clear()
         self._deficit.clear()
+        self.relieved.clear()
         for channel in channels:
             self.wake(channel)
 
@@ -52,6 +55,9 @@ class Schedule:
         for _ in range(len(ring)):
             channel = ring[0]
             size = channel.next_size(now)
+            if channel.relieved:
+                channel.relieved = False
+                self.relieved.append(channel)
             if size is None:
                 ring.popleft()
                 del self._deficit[channel.channel]

@@ -60,8 +60,9 @@ class Wanted:
         self._changes.clear()
 
     def frames(self, channel: int) -> list[Parts]:
-        """What the far half has not been told yet."""
-        if not self._anew and not self._changes:
+        """What the far half has not been told yet. Changes wait until it has taken the last ones, and grow into one
+        message meanwhile: applications that come and go quickly must not fill a control lane that is slow."""
+        if not self._anew and (not self._changes or self.acknowledged != self.generation):
             return []
         self.generation += 1
         changes = [(True, topic) for topic in self.topics] if self._anew else [(a, t) for t, a in self._changes.items()]

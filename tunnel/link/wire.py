@@ -144,6 +144,13 @@ def decode_json(parts: Sequence[Segment]) -> dict[str, Any]:
     return fields
 
 
+def said(fields: dict[str, Any], key: str) -> str:
+    """What the peer says to people: bounded, on one line, and safe to print."""
+    value = fields.get(key)
+    text = value[:400] if isinstance(value, str) else ""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
 # --- OPEN ----------------------------------------------------------------------------------------------------------
 
 
@@ -177,6 +184,8 @@ def decode_data(part: Segment) -> Data:
     if view.nbytes < _DATA.size:
         raise _bad("a batch's header is too short")
     _, flags, _, channel, seq, born_us, messages = _DATA.unpack_from(view)
+    if not flags & ACKED and view.nbytes != _DATA.size:
+        raise _bad("a batch's header is too long")
     ack = decode_ack_block(view[_DATA.size :]) if flags & ACKED else None
     return Data(channel, seq, born_us, messages, bool(flags & MORE), ack)
 
