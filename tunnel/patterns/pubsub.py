@@ -114,6 +114,8 @@ class PubsubTo(Pattern):
         self._stalled_since: float | None = None
         self._lossy_until: float | None = None
         self._retry: Any = None
+        self._allowance = 0
+        """Messages that a lossy socket is still fed before the subscribers are given time to read."""
 
     def on_opened(self) -> None:
         self.end.watch.call_on_edges(self._on_edge)
@@ -165,17 +167,22 @@ class PubsubTo(Pattern):
             self._again()
 
     def feed(self, port: Port, run: Run) -> Fed:
-        most = 0
+        if self._lossy_until is not None and self.hub.now() >= self._lossy_until:
+            self._lossy(False)
         if self._lossy_until is not None:
-            if self.hub.now() < self._lossy_until:
-                most = max(1, (self.plan.end.hwm or EXIT_HWM) // 4)
-            else:
-                self._lossy(False)
-        fed = pump.feed(self.socket, run.segments, run.position, None, most)
-        if most:
-            self.dropped["stalled_subscriber_up_to"] += fed.messages
-        elif fed.messages:
+            return self._feed_lossy(run)
+        fed = pump.feed(self.socket, run.segments, run.position)
+        if fed.messages:
             self._stalled_since = None
+        return fed
+
+    def _feed_lossy(self, run: Run) -> Fed:
+        """At most the allowance, over all runs of a turn: a burst would fill the queues of those that do read too."""
+        if not self._allowance:
+            return Fed(0, run.position, pump.LIMIT)
+        fed = pump.feed(self.socket, run.segments, run.position, None, self._allowance)
+        self._allowance -= fed.messages
+        self.dropped["stalled_subscriber_up_to"] += fed.messages
         return fed
 
     def on_full(self, port: Port, run: Run, fed: Fed) -> bool:
@@ -201,6 +208,8 @@ class PubsubTo(Pattern):
             self._again()
 
     def _again(self) -> None:
+        """A subscriber has read half its queue, or some time has passed."""
         self._blocked = False
+        self._allowance = max(1, (self.plan.end.hwm or EXIT_HWM) // 4)
         self.push()
         self.hub.settle()
