@@ -134,7 +134,8 @@ class Watch:
             self._reactor._forget(self)
 
     def _on_descriptor(self) -> None:
-        self._turn()
+        if not self._soon:  # else _look is about to, and twice a turn would be unfair to the others
+            self._turn()
         if self.on_edge is not None and not self.closed:
             self._get(_EVENTS)  # takes in what was announced, where _turn had nothing to wait for
             self.on_edge()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import zmq
 
+from tests.loops import until
 from tunnel.carriers import CARRIERS, Carrier, Dialled, Lane, Listener
 from tunnel.carriers.memory import MemoryCarrier
 from tunnel.config.plan import Allow, KeyPair, ListenPlan, Secret
@@ -25,6 +25,8 @@ def new_keys() -> KeyPair:
 LISTENER_KEYS = new_keys()
 DIALLER_KEYS = new_keys()
 STRANGER_KEYS = new_keys()
+
+__all__ = ["DIALLER_KEYS", "LISTENER_KEYS", "STRANGER_KEYS", "DialSpy", "Ends", "ListenSpy", "run_within", "until"]
 
 
 class DialSpy:
@@ -116,14 +118,6 @@ class Ends:
             self.listener.close()
         self.zap.close()
         self.reactor.close()
-
-
-async def until(condition: Callable[[], object], within_s: float = 10, what: Callable[[], object] = lambda: "") -> None:
-    """Wait on the loop for a condition, with a deadline."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what()}"
-        await asyncio.sleep(0.005)
 
 
 def run_within(main: Coroutine[Any, Any, None], within_s: float = 60) -> None:
