@@ -173,11 +173,13 @@ class Zap:
 
 
 def _judge_plain(users: Mapping[str, Secret], credentials: Sequence[bytes]) -> Verdict:
-    user, password = (bytes(credentials[0]), bytes(credentials[1])) if len(credentials) == 2 else (b"", b"")
-    known = users.get(_text(user))
+    if len(credentials) != 2:
+        return Verdict("password")
+    user = _text(credentials[0])
+    known = users.get(user)
     # an unknown user takes as long as a wrong password
-    right = hmac.compare_digest(password, (known or Secret("")).reveal().encode())
-    return Verdict(None, _text(user)) if known is not None and right else Verdict("password")
+    right = hmac.compare_digest(credentials[1], (known or Secret("")).reveal().encode())
+    return Verdict(None, user) if known is not None and right else Verdict("password")
 
 
 def _public_key(credentials: Sequence[bytes]) -> str:
