@@ -120,6 +120,7 @@ def _expand(root: Node, environ: Mapping[str, str], problems: list[Problem]) -> 
         try:
             scalar.value = _expanded(scalar.value, environ)
         except ValueError as error:
+            scalar.refused = True
             problems.append(scalar.mark.problem(show_path(path), str(error)))
 
 

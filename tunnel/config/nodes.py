@@ -55,6 +55,8 @@ class Scalar:
     """As written, before it was taken for a number or a boolean."""
     plain: bool = True
     """Written without quotes."""
+    refused: bool = False
+    """Something was told about it already, and its value says nothing."""
 
 
 @dataclass(slots=True)
@@ -109,7 +111,7 @@ def compose(text: str, file: str, problems: list[Problem]) -> Node | None:
         before = text[: error.position]
         place = Mark(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
         raise Unreadable(
-            place.problem("", f"the character U+{ord(str(error.character)):04X} does not belong into a table.")
+            place.problem("", f"the character U+{_code_point(error.character):04X} does not belong into a table.")
         ) from None
     except ValueError as error:  # a directive or a number in one that PyYAML itself trips over
         raise Unreadable(Mark(file, 1, 1).problem("", f"this is not YAML that can be read: {error}.")) from None
@@ -185,20 +187,22 @@ class _Composer:
         node, nodes = self._anchors[name]
         self._count(nodes, event, path)
         if isinstance(node, Scalar):  # a wrong value is told where it is used
-            return Scalar(self._mark(event), node.value, node.text, node.plain)
+            return Scalar(self._mark(event), node.value, node.text, node.plain, node.refused)
         return node
 
-    def _refuse_tag(self, event: Event, path: Path) -> None:
+    def _refuse_tag(self, event: Event, path: Path) -> bool:
         tag: str | None = getattr(event, "tag", None)
         if tag not in (None, "!", "tag:yaml.org,2002:str"):
             sentence = "a tag ('!...') has no meaning in a table; a value that begins with '!' needs quotes."
             self._problems.append(self._mark(event).problem(show_path(path), sentence))
+            return True
+        return False
 
     def _scalar(self, event: ScalarEvent, path: Path) -> Scalar:
-        self._refuse_tag(event, path)
+        refused = self._refuse_tag(event, path)
         mark = self._mark(event)
-        if not event.implicit[0]:  # quoted, or tagged !!str
-            return Scalar(mark, event.value, event.value, plain=False)
+        if not event.implicit[0]:  # quoted, or tagged
+            return Scalar(mark, event.value, event.value, plain=False, refused=refused)
         if _AMBIGUOUS.fullmatch(event.value):
             value = event.value
             sentence = (
@@ -207,7 +211,7 @@ class _Composer:
                 else f"{value} without quotes is a number to one YAML reader and text to another; "
             )
             self._problems.append(mark.problem(show_path(path), sentence + f'write "{value}" in quotes.'))
-            return Scalar(mark, value, value, plain=False)
+            return Scalar(mark, value, value, refused=True)
         return Scalar(mark, resolve(event.value), event.value)
 
     def _sequence(self, start: Event, path: Path, depth: int) -> Seq:
@@ -246,6 +250,10 @@ class _Composer:
         return None
 
 
+def _code_point(character: object) -> int:
+    return character if isinstance(character, int) else ord(str(character)[:1] or "\0")
+
+
 _NULL: Final = {"", "~", "null", "Null", "NULL"}
 _BOOL: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INT: Final = re.compile(r"[-+]?[0-9]{1,18}", re.ASCII)
@@ -264,3 +272,8 @@ def resolve(text: str) -> Value:
     if _FLOAT.fullmatch(text):
         return float(text)
     return text
+
+
+def reads_as_text(text: str) -> bool:
+    """Whether the text, written without quotes, would be read as text."""
+    return isinstance(resolve(text), str) and not _AMBIGUOUS.fullmatch(text)

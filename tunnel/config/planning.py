@@ -49,7 +49,7 @@ def find_side(table: Table, as_side: str | None = None) -> str:
         if not _candidates(table, as_side):
             raise KeyFileError(_not_held(table, as_side))
         return as_side
-    held = [side for side in table.sides if _candidates(table, side)]
+    held = held_sides(table)
     if len(held) == 1:
         return held[0]
     if held:
@@ -59,6 +59,11 @@ def find_side(table: Table, as_side: str | None = None) -> str:
         f"this box holds the secret key of no side of {table.path}. "
         + " ".join(_not_held(table, side) for side in table.sides)
     )
+
+
+def held_sides(table: Table) -> list[str]:
+    """The sides whose secret keys are on this box, readable or not."""
+    return [side for side in table.sides if _candidates(table, side)]
 
 
 def own_pair(table: Table, side: str) -> KeyPair:

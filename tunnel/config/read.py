@@ -7,7 +7,7 @@ A part with something wrong in it is still read for the rest, so that the cross 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -19,6 +19,8 @@ from tunnel.config.values import listing, name, nearest
 from tunnel.errors import Problem
 
 M = TypeVar("M", bound=Model)
+_MAY_BE_EMPTY: Final[set[Path]] = {("defaults",), ("include",)}
+"""Keys whose lines a user may have commented out and left empty (the sections are read apart)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +51,7 @@ def read_draft(tree: Tree) -> Draft:
 
 def _head(tree: Tree) -> Part[TableModel]:
     root = Map(tree.root.mark, {k: e for k, e in tree.root.entries.items() if k not in SECTIONS})
-    data = _Plain(tree, ()).of(root)
-    part = _read(TableModel, tree, (), data, {"sides": {}, "links": ()})
-    assert part is not None
-    return part
+    return _read(TableModel, tree, (), root, {"sides": {}, "links": ()})
 
 
 def _sections(tree: Tree, draft: Draft) -> None:
@@ -102,8 +101,7 @@ def _part(model: type[M], tree: Tree, path: Path, node: Node, what: str) -> Part
         sentence = f"{what} is a mapping; it needs at least {listing([w + ':' for w in words], 'and')}."
         tree.problems.append(tree.problem(path, f"this is empty; {sentence}" if _is_null(node) else sentence))
         return None
-    plain = _Plain(tree, path)
-    return _read(model, tree, path, plain.of(node), {}, plain.dropped)
+    return _read(model, tree, path, node, {})
 
 
 def _is_null(node: Node) -> bool:
@@ -111,7 +109,8 @@ def _is_null(node: Node) -> bool:
 
 
 class _Plain:
-    """Nodes → plain Python values for pydantic. A key without a value is told here and left out."""
+    """Nodes → plain Python values for pydantic. A key without a value is told here; it and values that were refused
+    while loading are left out, and their paths are in `dropped`."""
 
     def __init__(self, tree: Tree, base: Path) -> None:
         self._tree = tree
@@ -126,50 +125,47 @@ class _Plain:
         found: dict[str, Any] = {}
         for key, entry in node.entries.items():
             here = (*path, key)
-            if (
-                _is_null(entry.node)
-                and "://" not in key
-                and not (self._base + path == () and key in ("defaults", "include"))
-            ):
+            if _is_refused(entry.node):
+                self.dropped.add(here)
+            elif not _is_null(entry.node) or "://" in key:
+                found[key] = self.of(entry.node, here)
+            elif self._base + here not in _MAY_BE_EMPTY:
                 self.dropped.add(here)
                 sentence = f"a value is missing after '{key}:'; give it one, or take the line out."
                 self._tree.problems.append(self._tree.problem(self._base + here, sentence, key=True))
-            elif not _is_null(entry.node) or "://" in key:
-                found[key] = self.of(entry.node, here)
         return found
+
+
+def _is_refused(node: Node) -> bool:
+    if isinstance(node, Seq):
+        return any(_is_refused(item) for item in node.items)
+    return isinstance(node, Scalar) and node.refused
 
 
 # --- pydantic's findings ---------------------------------------------------------------------------------------------
 
 
-def _read(
-    model: type[M],
-    tree: Tree,
-    path: Path,
-    data: dict[str, Any],
-    given: dict[str, Any],
-    dropped: set[Path] | None = None,
-) -> Part[M] | None:
-    dropped = dropped or set()
-    broken = {str(step[0]) for step in dropped if len(step) == 1}
+def _read(model: type[M], tree: Tree, path: Path, node: Map, given: dict[str, Any]) -> Part[M]:
+    """One part. `given` stands in for required keys that are read elsewhere."""
+    plain = _Plain(tree, path)
+    data = plain.of(node)
+    broken = {str(place[0]) for place in plain.dropped}
+    found: list[ErrorDetails] = []
     try:
-        return Part(model.model_validate({**given, **data}), frozenset(broken))
+        whole = model.model_validate({**given, **data})
+        if not broken:
+            return Part(whole)
     except ValidationError as error:
         found = error.errors(include_url=False)
     meant = {(*e["loc"][:-1], hint) for e in found if e["type"] == "extra_forbidden" and (hint := _meant(model, e))}
     for detail in found:
-        place = tuple(detail["loc"])
-        if detail["type"] == "missing" and (place in meant or place in dropped):
-            continue
-        tree.problems.append(_problem(model, tree, path, detail))
+        if detail["type"] != "missing" or tuple(detail["loc"]) not in meant | plain.dropped:
+            tree.problems.append(_problem(model, tree, path, detail))
     broken |= {str(e["loc"][0]) for e in found if e["loc"]} | {str(place[0]) for place in meant if len(place) == 1}
     rest = {key: value for key, value in data.items() if key not in broken}
-    holes = {key: hole for key, hole in model.HOLES.items() if key not in rest}
+    holes = {("from_" if key == "from" else key): hole for key, hole in model.HOLES.items() if key not in rest}
     value = model.model_validate({**model.DUMMY, **given, **rest})
-    return Part(
-        value.model_copy(update={"from_" if key == "from" else key: hole for key, hole in holes.items()}),
-        frozenset(broken),
-    )
+    return Part(value.model_copy(update=holes), frozenset(broken))
 
 
 def _problem(model: type[Model], tree: Tree, path: Path, detail: ErrorDetails) -> Problem:

@@ -1,0 +1,719 @@
+"""Tables that are wrong, and what is said about each: `▶` stands before the place that the problem must name.
+
+A table with several marks has several problems, one for each mark, in the order of the file. `words` begins with the path
+that is shown where there is one (`routes.orders.max_age: ...`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.config.tables import BASE, DMZ_KEY, PLANT_KEY
+
+MARK = "▶"
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """`expected`: (line, column, words) of each problem."""
+
+    name: str
+    text: str
+    expected: tuple[tuple[int, int, str], ...]
+
+
+WRONG: list[Wrong] = []
+
+
+def whole(name: str, text: str, *words: str) -> None:
+    """A table of its own."""
+    places, plain = [], ""
+    for index, piece in enumerate(text.split(MARK)):
+        if index:
+            places.append((plain.count("\n") + 1, len(plain) - plain.rfind("\n")))
+        plain += piece
+    assert len(places) == len(words) > 0, name
+    WRONG.append(Wrong(name, plain, tuple((*place, said) for place, said in zip(places, words, strict=True))))
+
+
+def change(name: str, old: str, new: str, *words: str) -> None:
+    """The right table with one piece of it replaced."""
+    assert BASE.count(old) == 1, (name, old)
+    whole(name, BASE.replace(old, new), *words)
+
+
+def route(name: str, lines: str, *words: str) -> None:
+    """The right table with a route `extra` of these lines added; `▶` before `extra` if the first line is `@`."""
+    key = f"{MARK}extra" if lines.startswith("@") else "extra"
+    body = "\n".join("    " + line.strip() for line in lines.removeprefix("@").split("|"))
+    whole(name, f"{BASE}  {key}:\n{body}\n", *words)
+
+
+def end(name: str, lines: str, *words: str, pattern: str = "pipeline") -> None:
+    """... with a route whose `from` end at dmz is the long form of these lines; `@` marks `from`'s value (`side`)."""
+    first = f"{MARK}side: dmz" if lines.startswith("@") else "side: dmz"
+    body = "\n".join("      " + line.rstrip() for line in (first, *lines.removeprefix("@").split("|")))
+    age = "    max_age: 5s\n" if pattern in ("reqrep", "pair") else ""
+    whole(name, f"{BASE}  extra:\n    pattern: {pattern}\n    to: plant bind local\n{age}    from:\n{body}\n", *words)
+
+
+# --- no YAML ---------------------------------------------------------------------------------------------------------
+
+whole("empty", "▶", "the table is empty")
+whole("comments only", "▶# nothing\n\n", "the table is empty")
+whole("empty document", "▶---\n", "the table is empty")
+whole("a list", "▶- version: 1\n", "a table is a mapping")
+whole("a word", "▶hello\n", "a table is a mapping")
+whole("a number", "▶12\n", "a table is a mapping")
+change("a tab for indentation", "  dmz:\n", "▶\tdmz:\n", "there is a tab here")
+change("two documents", "links:", "▶---\nlinks:", "one YAML document")
+change("a colon in an end", "from: dmz bind tcp", "from: dmz▶: bind tcp", "a second ': '")
+whole("an open quote", "version: 1\nname: 'dmz\n▶", "never closed")
+change("indentation", "  plant:\n", " ▶plant:\n", "indentation")
+change("a percent name", "  orders:\n", "  ▶%orders:\n", "cannot begin with this character")
+change("an at sign", "name: dmz", "name: ▶@dmz", "single quotes")
+change("an unknown alias", "max_age: 5s", "max_age: ▶*age", "no anchor &age")
+change("an alias inside itself", "max_age: 5s", "max_age: 5s\n    allow: &a [▶*a]", "inside what it stands for")
+change("a tag", "max_age: 5s", "max_age: ▶!time 5s", "a tag")
+change("a merge key", "    max_age: 5s", "    ▶<<: {max_age: 5s}\n    max_age: 5s", "merge keys")
+change("a key that is a list", "    max_age: 5s", "    ▶[a]: 5s\n    max_age: 5s", "a key must be a plain word")
+change(
+    "a duplicate key",
+    "    max_age: 5s",
+    "    max_age: 5s\n    ▶max_age: 6s",
+    "max_age' is here twice; it was first said in line 21",
+)
+change("a duplicate route", "  ticks:\n", "  ▶orders:\n", "routes.orders: 'orders' is here twice")
+change(
+    "a duplicate section", "routes:\n", "▶sides: {}\nroutes:\n", "'sides' is here twice; it was first said in line 4"
+)
+change("a control character", "name: dmz", "name: d▶\x07mz", "U+0007")
+whole("a flow mapping that is not closed", "version: 1\nsides: {dmz: {key: x}\n▶", "not closed")
+change("a backslash in double quotes", "name: dmz", 'name: "d\\▶mz"', "use single quotes")
+
+# --- flow style's traps ----------------------------------------------------------------------------------------------
+
+change(
+    "a comma between endpoints in a mapping",
+    "to: plant connect tcp://127.0.0.1:6555",
+    "to: {side: plant, connect: tcp://127.0.0.1:6555, ▶tcp://127.0.0.1:6565}",
+    "routes.orders.to.tcp://127.0.0.1:6565: 'tcp://127.0.0.1:6565' stands where a key is expected; a comma between",
+)
+change(
+    "a comma between endpoints in a list",
+    "to: plant connect tcp://127.0.0.1:6555",
+    "to: [plant connect tcp://127.0.0.1:6555, ▶tcp://127.0.0.1:6565]",
+    "routes.orders.to[1]: 'tcp://127.0.0.1:6565' stands where a side is expected; a comma between endpoints?",
+)
+change(
+    "a comma after an endpoint",
+    "to: plant connect tcp://127.0.0.1:6555",
+    "to: ▶plant connect tcp://127.0.0.1:6555, tcp://127.0.0.1:6565",
+    "ends with a comma",
+)
+change(
+    "a comma and no space",
+    "to: plant connect tcp://127.0.0.1:6555",
+    "to: ▶plant connect tcp://127.0.0.1:6555,tcp://127.0.0.1:6565",
+    "a comma between endpoints?",
+)
+change(
+    "an IPv6 address in braces",
+    "to: plant connect tcp://127.0.0.1:6555",
+    "to: {side: plant, connect: tcp://▶[::1]:6555}",
+    "needs quotes, because of its own brackets",
+)
+change(
+    "an IPv6 address in brackets",
+    "to: plant connect tcp://127.0.0.1:6555",
+    "to: [plant connect tcp://▶[::1]:6555]",
+    "needs quotes, because of its own brackets",
+)
+change(
+    "no space after a colon in braces",
+    "to: plant connect tcp://127.0.0.1:6555",
+    "to: {side: plant, ▶connect:tcp://127.0.0.1:6555}",
+    "a space is missing after 'connect:'",
+)
+change(
+    "a variable in braces",
+    "to: plant connect tcp://127.0.0.1:6555",
+    "to: {side: plant, connect: $▶{SERVICE}}",
+    "a variable inside {...} or [...] needs quotes",
+)
+
+# --- YAML 1.1's surprises --------------------------------------------------------------------------------------------
+
+end("no for a boolean", "bind: local|keepalive: ▶no", "keepalive: true or false is expected here, not 'no' (yes, no")
+end("22:22 for a number", "bind: local|hwm: ▶22:22", "a whole number is expected here, and '22:22' is none (22:22")
+change("22:22 for a time", "max_age: 5s", "max_age: ▶22:22", "'22:22' is no time")
+change("0660 without quotes", "    max_age: 5s", "    max_age: ▶0660", "is 432 to one YAML reader and 660 to another")
+end("mode without quotes", "bind: ipc://a.sock|mode: ▶0660", "is 432 to one YAML reader")
+end("mode as a number", "bind: ipc://a.sock|mode: ▶660", 'write mode: "0660"')
+end("mode as 0o660", "bind: ipc://a.sock|mode: ▶0o660", "are no permission bits")
+end("mode of five digits", 'bind: ipc://a.sock|mode: ▶"10660"', "are no permission bits")
+change("a name that is a number", "name: dmz", "name: ▶12", "is a number here")
+change("a name that is a boolean", "name: dmz", "name: ▶true", "this is true, not text")
+change(
+    "a side that is a number",
+    "to: plant connect tcp://127.0.0.1:6555",
+    "to: {side: ▶7, bind: local}",
+    "is a number here",
+)
+
+# --- the head --------------------------------------------------------------------------------------------------------
+
+whole("no version", BASE.replace("version: 1\n", "").replace("name: dmz", "▶name: dmz"), "'version:' is missing here")
+change("version 2", "version: 1", "version: ▶2", "tables of version 1")
+change("version in quotes", "version: 1", "version: ▶'1'", "write version: 1")
+change("an unknown key at the top", "name: dmz", "name: dmz\n▶rotues: {}", "Did you mean 'routes'?")
+change("a name with a space", "name: dmz", "name: ▶d mz", "is no name")
+change("a name with unicode", "name: dmz", "name: ▶Düsseldorf", "is no name")
+change("a name that is too long", "name: dmz", "name: ▶" + "d" * 65, "at most 64 characters")
+change("session without unit", "name: dmz", "name: dmz\nsession: ▶1024", "has no unit")
+change("session too small", "name: dmz", "name: dmz\nsession: ▶1KiB", "from 1MiB to 1024GiB")
+change("an include that is not there", "name: dmz", "name: dmz\ninclude: [▶more.yaml]", "include[0]: there is no file")
+change("an include that is a number", "name: dmz", "name: dmz\ninclude: ▶7", "is a number here")
+change("an unknown default", "name: dmz", "name: dmz\ndefaults: {▶windw: 4MiB}", "Did you mean 'window'?")
+change("a wrong default", "name: dmz", "name: dmz\ndefaults: {delivery: ▶always}", "is no delivery")
+change("defaults that are a list", "name: dmz", "name: dmz\ndefaults: ▶[block]", "a mapping of keys and values")
+
+# --- sides and keys --------------------------------------------------------------------------------------------------
+
+whole("no sides", "▶version: 1\nname: dmz\nlinks: [{listen: dmz, dial: plant}]\n", "'sides:' is missing")
+whole("no links", "▶" + BASE.split("links:")[0], "'links:' is missing")
+change("links that are a word", BASE[BASE.index("links:") : BASE.index("routes:")], "links: ▶none\n", "links is a list")
+change(
+    "sides that are a list",
+    BASE[BASE.index("sides:") : BASE.index("links:")],
+    "sides: ▶[dmz, plant]\n",
+    "is a mapping of names",
+)
+change("a side without key", f"  dmz:\n    key: '{DMZ_KEY}'\n", "  ▶dmz: {}\n", "sides.dmz: 'key:' is missing here")
+change(
+    "an empty side",
+    f"  dmz:\n    key: '{DMZ_KEY}'\n",
+    "  ▶dmz:\n",
+    "sides.dmz: this is empty; a side is a mapping; it needs at least key:",
+)
+change("a side that is a word", f"\n    key: '{DMZ_KEY}'\n", f" ▶{'x' * 40}\n", "a side is a mapping")
+change("a key without a value", f"    key: '{DMZ_KEY}'\n", "    ▶key:\n", "a value is missing after 'key:'")
+change("a key file that is not there", f"'{DMZ_KEY}'", "▶keys/dmz.key", "is not there; make it with ztunnel keygen")
+change("a key file that is a folder", f"'{DMZ_KEY}'", "▶.", "is not a file")
+change("a key that is none", f"'{DMZ_KEY}'", "▶'" + "%" * 40 + "'", "are no CURVE key")
+change("the secret half named", f"'{DMZ_KEY}'", "▶keys/dmz.key_secret", "name the public one, keys/dmz.key")
+change("the same key twice", f"'{DMZ_KEY}'", f"['{DMZ_KEY}', ▶'{DMZ_KEY}']", "this key is here twice")
+change("the key of another side", f"'{PLANT_KEY}'", f"▶'{DMZ_KEY}'", "sides.plant.key: this key is also the key of dmz")
+change("no key in the list", f"'{DMZ_KEY}'", "▶[]", "this list is empty")
+change(
+    "a secret in the table",
+    f"'{DMZ_KEY}'",
+    f"'{DMZ_KEY}'\n    secret: ▶hunter2",
+    "a secret is never written into a table",
+)
+change("a secret with two sources", f"'{DMZ_KEY}'", f"'{DMZ_KEY}'\n    secret: ▶{{file: a, env: B}}", "has one source")
+change("a secret of an unknown kind", f"'{DMZ_KEY}'", f"'{DMZ_KEY}'\n    secret: {{▶fiel: a}}", "Did you mean 'file'?")
+whole(
+    "a side's name with unicode",
+    BASE.replace("  plant:\n", "  ▶plänt:\n", 1).replace("plant", "plänt"),
+    "'plänt' is no name",
+)
+whole(
+    "a side's name with a percent",
+    BASE.replace("  plant:\n", "  ▶pl%ant:\n", 1).replace("plant", "pl%ant"),
+    "'pl%ant' is no name",
+)
+whole(
+    "a side's name with a capital",
+    BASE.replace("  plant:\n", "  ▶Plant:\n", 1).replace("plant", "Plant"),
+    "'Plant' is no name",
+)
+change(
+    "a side no link reaches",
+    "links:",
+    "  ▶lab: {key: 'rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7'}\nlinks:",
+    "no link reaches lab",
+)
+
+# --- links -----------------------------------------------------------------------------------------------------------
+
+LISTEN = "listen: dmz tcp://127.0.0.1:9440"
+DIAL = "dial: plant tcp://127.0.0.1:9440"
+change(
+    "a link that listens nowhere", f"  - {LISTEN}\n    {DIAL}", f"  - ▶{DIAL}", "links[0]: 'listen:' is missing here"
+)
+change("a link nobody dials", f"  - {LISTEN}\n    {DIAL}", f"  - ▶{LISTEN}", "links[0]: 'dial:' is missing here")
+change("an open listener", LISTEN, "listen: ▶dmz tcp://0.0.0.0:9440", "can be reached from beyond this box")
+change("an open listener on every address", LISTEN, "listen: ▶dmz tcp://*:9440", "add allow:")
+change("an open listener, mapped", LISTEN, "listen: ▶dmz tcp://[::ffff:192.0.2.1]:9440", "add allow:")
+change("an empty allow", LISTEN, "listen: ▶dmz tcp://192.0.2.1:9440\n    allow: []", "add allow:")
+change("a link over ssh", DIAL, "dial: ▶plant ssh://me@host/127.0.0.1:9440", "over ssh:// are not in this version yet")
+change("a link over https", DIAL, "dial: ▶plant https://example.com/z", "over https:// are not in this version yet")
+change("a link over a slip", DIAL, "dial: ▶plant tpc://127.0.0.1:9440", "Did you mean 'tcp'?")
+change("a link over inproc", DIAL, "dial: ▶plant inproc://a", "inproc:// does not leave a process")
+change("a link without port", DIAL, "dial: ▶plant tcp://127.0.0.1", "has no port")
+change("a link with a method", DIAL, "dial: ▶plant connect tcp://127.0.0.1:9440", "'connect' does not belong here")
+change("two addresses to listen at", LISTEN, "listen: ▶dmz tcp://127.0.0.1:9440 tcp://127.0.0.1:9441", "at one address")
+change(
+    "a side that dials itself",
+    DIAL,
+    "dial:\n      - plant tcp://127.0.0.1:9440\n      - ▶dmz tcp://127.0.0.1:9440",
+    "cannot dial itself",
+)
+change(
+    "two links between two sides",
+    f"    {DIAL}\n",
+    f"    {DIAL}\n  - listen: plant tcp://127.0.0.1:9441\n    dial: ▶dmz tcp://127.0.0.1:9441\n",
+    "are linked already (line 11)",
+)
+change(
+    "tls on a tcp link",
+    LISTEN,
+    "listen: {side: dmz, address: 'tcp://127.0.0.1:9440', tls: ▶{cert: a}}",
+    "not in this version yet",
+)
+change(
+    "a proxy",
+    DIAL,
+    "dial: {side: plant, address: 'tcp://127.0.0.1:9440', proxy: ▶'http://p:1'}",
+    "through a proxy are not in this version",
+)
+change(
+    "a source that is a name",
+    DIAL,
+    "dial: {side: plant, address: 'tcp://127.0.0.1:9440', source: ▶eth0}",
+    "source: is a numeric address",
+)
+change(
+    "a mode on a tcp listener",
+    LISTEN,
+    "listen: {side: dmz, address: 'tcp://127.0.0.1:9440', mode: ▶'0660'}",
+    "is for ipc:// addresses only",
+)
+change(
+    "an unknown key in a link",
+    DIAL,
+    f"{DIAL}\n    ▶alow: any",
+    "links[0].alow: 'alow' is not a key that is known here. Did you mean 'allow'?",
+)
+change(
+    "a password in an address",
+    DIAL,
+    "dial: ▶plant tcp://me:hunter2@127.0.0.1:9440",
+    "does not belong into an endpoint (tcp://127.0.0.1:9440)",
+)
+
+# --- routes ----------------------------------------------------------------------------------------------------------
+
+change("routes that are a list", BASE[BASE.index("routes:") :], "routes: ▶[a, b]\n", "routes is a mapping of names")
+change(
+    "an empty route",
+    "  ticks:\n",
+    "  ▶nothing:\n  ticks:\n",
+    "a route is a mapping; it needs at least pattern:, from: and to:",
+)
+change("a route that is a word", "  ticks:\n", "  nothing: ▶here\n  ticks:\n", "a route is a mapping")
+change("a route's name with a slash", "  ticks:\n", "  ▶a/b:\n", "'a/b' is no name")
+change("a route's name with a percent", "  ticks:\n", "  ▶a%b:\n", "'a%b' is no name")
+route("without pattern", "@from: dmz bind local|to: plant bind local", "routes.extra: 'pattern:' is missing here")
+route("without from", "@pattern: pipeline|to: plant bind local", "routes.extra: 'from:' is missing here")
+route("without to", "@pattern: pipeline|from: dmz bind local", "routes.extra: 'to:' is missing here")
+change("an unknown pattern", "pattern: reqrep", "pattern: ▶reqrap", "Did you mean 'reqrep'?")
+change("a pattern by its sockets", "pattern: reqrep", "pattern: ▶router", "Did you mean 'reqrep'?")
+change("the pattern stream", "pattern: reqrep", "pattern: ▶stream", "the pattern 'stream' is not in this version yet")
+change("a pattern that is a list", "pattern: reqrep", "pattern: ▶[reqrep]", "a pattern is expected here")
+change("a misspelt pattern key", "    pattern: reqrep", "    ▶patern: reqrep", "Did you mean 'pattern'?")
+change(
+    "a misspelt from",
+    "    from: dmz bind tcp://127.0.0.1:5555",
+    "    ▶form: dmz bind tcp://127.0.0.1:5555",
+    "Did you mean 'from'?",
+)
+route(
+    "reqrep without max_age", "@pattern: reqrep|from: dmz bind local|to: plant bind local", "how old a request may be"
+)
+route("pair without max_age", "@pattern: pair|from: dmz bind local|to: plant bind local", "how old a message may be")
+change("max_age without unit", "max_age: 5s", "max_age: ▶5", "5 has no unit; write for example 5s or 200ms")
+change(
+    "max_age of an unknown unit",
+    "max_age: 5s",
+    "max_age: ▶5sec",
+    "'sec' is no unit of time; write ms, s, m, h or d, such as 5s",
+)
+change("max_age of nothing", "max_age: 5s", "max_age: ▶0s", "at least 1ms")
+change("an empty max_age", "max_age: 5s", "▶max_age:", "a value is missing after 'max_age:'")
+change(
+    "the delivery spooled",
+    "max_age: 5s",
+    "max_age: 5s\n    delivery: ▶spooled",
+    "the delivery 'spooled' is not in this version yet; use confirmed",
+)
+change("an unknown delivery", "max_age: 5s", "max_age: 5s\n    delivery: ▶confrmed", "Did you mean 'confirmed'?")
+change("an unknown overflow", "max_age: 5s", "max_age: 5s\n    overflow: ▶drop_oldest", "Did you mean 'drop-oldest'?")
+change("an unknown priority", "max_age: 5s", "max_age: 5s\n    priority: ▶low", "Did you mean 'bulk'?")
+change("an unknown on_restart", "max_age: 5s", "max_age: 5s\n    on_restart: ▶resent", "Did you mean 'resend'?")
+change(
+    "window without unit",
+    "max_age: 5s",
+    "max_age: 5s\n    window: ▶4194304",
+    "4194304 has no unit; write for example 4MiB or 64KiB",
+)
+change(
+    "window in MB",
+    "max_age: 5s",
+    "max_age: 5s\n    window: ▶4MB",
+    "'MB' is no unit of size; write B, KiB, MiB or GiB, such as 4MiB",
+)
+change("window too small", "max_age: 5s", "max_age: 5s\n    window: ▶1KiB", "from 4KiB to 1GiB")
+change("window that is a list", "max_age: 5s", "max_age: 5s\n    window: ▶[4MiB]", "this is no size")
+change("max_message too large", "max_age: 5s", "max_age: 5s\n    max_message: ▶2GiB", "from 1B to 2147483647B")
+change(
+    "keep-latest for requests",
+    "max_age: 5s",
+    "max_age: 5s\n    overflow: ▶keep-latest",
+    "would drop requests of other clients",
+)
+change("topics for requests", "max_age: 5s", "max_age: 5s\n    ▶topics: {allow: [a]}", "topics: is for pubsub routes")
+change("subscribe for requests", "max_age: 5s", "max_age: 5s\n    ▶subscribe: ['']", "subscribe: is for pubsub routes")
+TO = "to: dmz bind tcp://127.0.0.1:5556"
+change("topics in odd hex", TO, f"{TO}\n    topics: {{allow: [▶'hex:0']}}", "an even number of the digits")
+change("topics as numbers", TO, f"{TO}\n    topics: {{deny: [▶17]}}", "17 is a number here, not text; put it in quotes")
+change(
+    "topics with an unknown key",
+    TO,
+    f"{TO}\n    topics: {{▶alow: [a]}}",
+    "routes.ticks.topics.alow: 'alow' is not a key that is known here. Did you mean 'allow'?",
+)
+change(
+    "topics denied altogether",
+    TO,
+    f"{TO}\n    topics: {{allow: [b, ▶abc], deny: [ab]}}",
+    "deny: covers this whole prefix",
+)
+change("no topics", TO, f"{TO}\n    topics: {{allow: ▶[]}}", "no topic is allowed")
+change("a topic that is too long", TO, f"{TO}\n    subscribe: [▶{'t' * 4097}]", "a topic has at most 4096 bytes")
+change(
+    "allow with a name",
+    "max_age: 5s",
+    "max_age: 5s\n    allow: [127.0.0.1, ▶example.com]",
+    "routes.orders.allow[1]: 'example.com' is no network",
+)
+change(
+    "allow with host bits",
+    "max_age: 5s",
+    "max_age: 5s\n    allow: ▶192.0.2.7/24",
+    "write 192.0.2.0/24 for the network or 192.0.2.7/32",
+)
+change("allow with a star", "max_age: 5s", "max_age: 5s\n    allow: ▶'*'", "to let in everybody, say 'any'")
+change(
+    "allow with a comma", "max_age: 5s", "max_age: 5s\n    allow: ▶10.0.0.0/8, 192.0.2.0/24", "give several as a list"
+)
+change("allow with a number", "max_age: 5s", "max_age: 5s\n    allow: ▶10", "is a number here")
+change(
+    "an unknown side",
+    "from: dmz bind tcp://127.0.0.1:5555",
+    "from: ▶dmx bind tcp://127.0.0.1:5555",
+    "'dmx' is no side of this table. Did you mean 'dmz'?",
+)
+change(
+    "a side nothing is like",
+    "from: dmz bind tcp://127.0.0.1:5555",
+    "from: ▶office bind tcp://127.0.0.1:5555",
+    "There are dmz and plant.",
+)
+change(
+    "both ends at one side",
+    "to: plant connect tcp://127.0.0.1:6555",
+    "to: ▶dmz connect tcp://127.0.0.1:6555",
+    "dmz is at both ends",
+)
+change(
+    "one side twice at an end",
+    TO,
+    "to:\n      - dmz bind local\n      - ▶dmz bind tcp://127.0.0.1:5556",
+    "dmz is here twice",
+)
+change("no end", TO, "to: ▶[]", "this list of ends is empty")
+whole(
+    "no link joins two sides",
+    BASE.replace(
+        "links:", "  lab: {key: 'rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7'}\nlinks:\n  - {listen: dmz, dial: lab}"
+    )
+    + "  ▶extra:\n    pattern: pipeline\n    from: lab bind local\n    to: plant bind local\n",
+    "no link joins lab and plant",
+)
+change(
+    "two routes that bind one address",
+    TO,
+    "to: ▶dmz bind tcp://127.0.0.1:5555",
+    "dmz binds tcp://127.0.0.1:5555 already for the route orders (line 18)",
+)
+change(
+    "a wildcard over a bound address",
+    TO,
+    "to: ▶dmz bind tcp://*:5555\n    allow: any",
+    "dmz binds tcp://127.0.0.1:5555 already",
+)
+change(
+    "a route that binds the link's address", TO, "to: ▶dmz bind tcp://127.0.0.1:9440", "already for the link (line 11)"
+)
+end("an ipc path bound twice", "bind: [ipc://a, ▶ipc://a]", "ipc://a is here twice")
+change(
+    "an open bind",
+    TO,
+    "to: ▶dmz bind tcp://192.0.2.10:5556",
+    "tcp://192.0.2.10:5556 can be reached from beyond this box",
+)
+change("an open bind by interface", TO, "to: ▶dmz bind tcp://eth0:5556", "can be reached from beyond this box")
+change(
+    "an open bind with an empty allow", TO, "to: dmz bind tcp://192.0.2.10:5556\n    allow: ▶[]", "this list is empty"
+)
+
+# --- ends ------------------------------------------------------------------------------------------------------------
+
+FROM = "from: dmz bind tcp://127.0.0.1:5555"
+change(
+    "an end without method", FROM, "from: ▶dmz tcp://127.0.0.1:5555", "'bind' or 'connect' is missing between 'dmz' and"
+)
+change(
+    "an end with a wrong method",
+    FROM,
+    "from: ▶dmz bnd tcp://127.0.0.1:5555",
+    "'bnd' is neither bind nor connect. Did you mean 'bind'?",
+)
+change("an end without endpoint", FROM, "from: ▶dmz bind", "an endpoint is missing after 'bind'")
+change("an end without side", FROM, "from: ▶bind tcp://127.0.0.1:5555", "the side is missing before 'bind'")
+change("an end that is an endpoint", FROM, "from: ▶tcp://127.0.0.1:5555", "stands where a side is expected")
+change("an end that is empty text", FROM, "from: ▶''", "this is empty; write 'SIDE bind")
+change("an end that is a number", FROM, "from: ▶5555", "a mapping of keys and values is expected here, not 5555")
+change("an end with a comma after the side", FROM, "from: ▶dmz, bind tcp://127.0.0.1:5555", "a comma after the side")
+change(
+    "an end that binds and connects in short",
+    FROM,
+    "from: ▶dmz bind local connect tcp://127.0.0.1:1",
+    "written in the long form",
+)
+change("an end without scheme", FROM, "from: ▶dmz bind 127.0.0.1:5555", "'127.0.0.1:5555' is no endpoint")
+change("an end with ssh", FROM, "from: ▶dmz bind ssh://a/b:1", "ssh:// carries links")
+change("an end with udp", FROM, "from: ▶dmz bind udp://127.0.0.1:5555", "udp:// is not carried")
+change("an end with a slip in its scheme", FROM, "from: ▶dmz bind tc://127.0.0.1:5555", "Did you mean 'tcp'?")
+change("a port that is a word", FROM, "from: ▶dmz bind tcp://127.0.0.1:http", "a port is a number from 1 to 65535")
+change("a port that is too large", FROM, "from: ▶dmz bind tcp://127.0.0.1:70000", "a port is a number from 1 to 65535")
+change("a port at random", FROM, "from: ▶dmz bind tcp://127.0.0.1:*", "nobody can find")
+change("a path after the port", FROM, "from: ▶dmz bind tcp://127.0.0.1:5555/a", "has no path")
+change("an IPv6 address without brackets", FROM, "from: ▶dmz bind tcp://::1:5555", "goes into square brackets")
+change("a bad IPv6 address", FROM, "from: ▶dmz bind tcp://[::g]:5555", "'::g' is no IPv6 address")
+change("a bad IPv4 address", FROM, "from: ▶dmz bind tcp://127.0.0.256:5555", "is no IPv4 address")
+change("a name to bind", FROM, "from: ▶dmz bind tcp://localhost:5555", "write tcp://127.0.0.1, or '*'")
+change("a long name to bind", FROM, "from: ▶dmz bind tcp://orders.example.com:5555", "not a name")
+change("a host that is none", FROM, "from: ▶dmz bind tcp://a$b:5555", "is no host")
+change("no host", FROM, "from: ▶dmz bind tcp://:5555", "names no host")
+change(
+    "connecting to every address",
+    "to: plant connect tcp://127.0.0.1:6555",
+    "to: ▶plant connect tcp://*:6555",
+    "one cannot connect to every address",
+)
+change(
+    "connecting to 0.0.0.0",
+    "to: plant connect tcp://127.0.0.1:6555",
+    "to: ▶plant connect tcp://0.0.0.0:6555",
+    "one cannot connect to every address",
+)
+change(
+    "connecting to ::",
+    "to: plant connect tcp://127.0.0.1:6555",
+    "to: ▶plant connect tcp://[::]:6555",
+    "one cannot connect to every address",
+)
+change(
+    "connecting from a source",
+    "to: plant connect tcp://127.0.0.1:6555",
+    "to: ▶plant connect tcp://10.0.0.1:0;127.0.0.1:6555",
+    "a source address before ';'",
+)
+change(
+    "connecting to local", "to: plant connect tcp://127.0.0.1:6555", "to: ▶plant connect local", "write 'bind local'"
+)
+change(
+    "a password in an endpoint",
+    FROM,
+    "from: ▶dmz bind tcp://me:hunter2@127.0.0.1:5555",
+    "does not belong into an endpoint",
+)
+end("ipc without path", "bind: ▶ipc://", "names no socket file")
+end("ipc with dots", "bind: ▶ipc://../a", "cannot contain '..'")
+end("ipc too long", f"bind: ▶ipc://{'a' * 108}", "at most 107 bytes")
+end("ipc abstract", "bind: ▶ipc://@a", "has no permissions to guard it")
+end("an unknown key", "bind: local|▶hmw: 10", "Did you mean 'hwm'?")
+end("hwm of nothing", "bind: local|hwm: ▶0", "this number is at least 1; 0 is not")
+end("hwm too large", "bind: local|hwm: ▶10000000", "this number is at most 1000000")
+end("hwm in fractions", "bind: local|hwm: ▶1.5", "a whole number is expected here")
+end("hwm as text", "bind: local|hwm: ▶'10'", "a whole number is expected here, and '10' is none")
+end("mode on tcp", "bind: tcp://127.0.0.1:7000|▶mode: '0660'", "is for ends that bind ipc://")
+end("group on tcp", "bind: tcp://127.0.0.1:7000|▶group: users", "is for ends that bind ipc://")
+end("allow on ipc", "bind: ipc://a|▶allow: any", "allow: is for ends that bind tcp://")
+end("options without endpoint", "▶hwm: 10", "needs an endpoint beside it")
+end("an empty bind", "▶bind:", "a value is missing after 'bind:'")
+end("a routing id on a pipeline", "bind: local|▶routing_id: a", "is for the 'to' end of a reqrep route")
+end("a routing id of zero", "bind: local|routing_id: ▶hex:0001", "cannot begin with a zero byte")
+end("handover on a pipeline", "bind: local|▶handover: true", "handover: is for the 'from' end of a reqrep route")
+end("a heartbeat too quick", "bind: local|heartbeat: ▶1ms", "from 100ms to 1d")
+end("sndbuf without unit", "bind: local|sndbuf: ▶100", "100 has no unit")
+change(
+    "a pair of three",
+    "  ticks:\n",
+    "  chat:\n    pattern: pair\n    max_age: never\n    from: dmz bind local\n    to: ▶plant bind local ipc://b\n  ticks:\n",
+    "an end of a pair route has one endpoint",
+)
+end(
+    "curve and plain",
+    "bind: tcp://127.0.0.1:7000|curve: {own: a.key_secret}|▶plain: {users: {a: {env: A}}}",
+    "CURVE or PLAIN, not both",
+)
+end("curve without own", "bind: tcp://127.0.0.1:7000|▶curve: {}", "'own:' is missing here")
+end("curve with a misspelt key", "bind: tcp://127.0.0.1:7000|curve: {own: a, ▶client: b}", "Did you mean 'clients'?")
+end("curve without server", "connect: tcp://127.0.0.1:7000|▶curve: {own: a}", "'server:' is missing here")
+end(
+    "curve with clients where we connect",
+    "connect: tcp://127.0.0.1:7000|curve: {own: a, server: b, ▶clients: c}",
+    "clients: is for ends that bind",
+)
+end(
+    "curve with server where we bind",
+    "bind: tcp://127.0.0.1:7000|curve: {own: a, ▶server: b}",
+    "server: is for ends that connect",
+)
+end(
+    "curve on an end that does both",
+    "bind: tcp://127.0.0.1:7000|connect: tcp://127.0.0.1:7001|▶curve: {own: a}",
+    "binds or connects, not both",
+)
+end("plain without users", "bind: tcp://127.0.0.1:7000|▶plain: {users: {}}", "'users:' is missing here")
+end("plain without password", "connect: tcp://127.0.0.1:7000|▶plain: {username: a}", "needs username: and password:")
+end(
+    "plain with users where we connect",
+    "connect: tcp://127.0.0.1:7000|plain: {▶users: {a: {env: A}}}",
+    "users: is for ends that bind",
+)
+end(
+    "plain with username where we bind",
+    "bind: tcp://127.0.0.1:7000|plain: {users: {a: {env: A}}, ▶username: a}",
+    "username: is for ends that connect",
+)
+end(
+    "a password in the table",
+    "connect: tcp://127.0.0.1:7000|plain: {username: a, password: ▶hunter2}",
+    "a secret is never written into a table",
+)
+end("a user without password", "bind: tcp://127.0.0.1:7000|plain: {users: {▶a: }}", "a value is missing after 'a:'")
+
+# --- variables -------------------------------------------------------------------------------------------------------
+
+change(
+    "an unset variable",
+    "max_age: 5s",
+    "max_age: ▶${ZT_NOT_SET}",
+    "the variable ZT_NOT_SET is not set; set it, or write ${ZT_NOT_SET:-default}",
+)
+change(
+    "an unset variable with a reason",
+    "max_age: 5s",
+    "max_age: ▶${ZT_NOT_SET:?ask the plant}",
+    "is not set: ask the plant",
+)
+change("a variable that is not closed", "max_age: 5s", "max_age: ▶${ZT_NOT_SET", "after '${' a variable's name and '}'")
+change("a variable in a default", "max_age: 5s", "max_age: ▶${A:-${B}}", "after '${' a variable's name and '}'")
+change("a default that is wrong", "max_age: 5s", "max_age: ▶${ZT_NOT_SET:-soon}", "'soon' is no time")
+change(
+    "a variable in a key", "    max_age: 5s", "    max_age: 5s\n    ▶${ZT_KEY}: 5s", "is not a key that is known here"
+)
+
+# --- the session -----------------------------------------------------------------------------------------------------
+
+change(
+    "windows larger than the session",
+    "name: dmz",
+    "name: dmz\nsession: ▶100MiB",
+    "dmz and plant may hold 128MiB together",
+)
+whole(
+    "windows larger than the default session",
+    BASE.replace("routes:", "▶routes:").replace("max_age: 5s", "max_age: 5s\n    max_message: 1GiB"),
+    "may hold 1088MiB together",
+)
+
+# --- bridges ---------------------------------------------------------------------------------------------------------
+
+
+def bridge(name: str, lines: str, *words: str) -> None:
+    key = f"{MARK}old" if lines.startswith("@") else "old"
+    body = "\n".join("    " + line for line in lines.removeprefix("@").split("|"))
+    extra = "  weights:\n    pattern: pipeline\n    from: plant bind local\n    to: dmz bind local\n"
+    whole(name, f"{BASE}{extra}bridges:\n  {key}:\n{body}\n", *words)
+
+
+LATER = "not in this version yet"
+bridge(
+    "a tcp-server",
+    "side: plant|kind: ▶tcp-server|listen: tcp://127.0.0.1:1|zmq: PUSH connect route:weights",
+    f"tcp-server bridges are {LATER}",
+)
+bridge(
+    "an smtp-client", "side: dmz|kind: ▶smtp-client|zmq: PULL connect route:weights", f"smtp-client bridges are {LATER}"
+)
+bridge(
+    "a kind that is none", "side: plant|kind: ▶tcp-sever|zmq: PUSH connect route:weights", "Did you mean 'tcp-server'?"
+)
+bridge(
+    "a kind nothing is like",
+    "side: plant|kind: ▶exec|zmq: PUSH connect route:weights",
+    "'exec' is no kind of bridge. There will be",
+)
+bridge("a bridge without zmq", "@side: plant|kind: ▶imap", "'zmq:' is missing here", f"imap bridges are {LATER}")
+bridge(
+    "a wrong socket for a route",
+    "side: plant|kind: ▶imap|zmq: ▶PULL connect route:weights",
+    LATER,
+    "a PULL cannot talk to weights at plant: its 'from' end of pipeline wants PUSH",
+)
+bridge("an unknown route", "side: plant|kind: ▶imap|zmq: ▶PUSH connect route:weight", LATER, "Did you mean 'weights'?")
+bridge("an unknown socket", "side: plant|kind: ▶imap|zmq: ▶PUHS connect route:weights", LATER, "Did you mean 'PUSH'?")
+bridge(
+    "a bridge that binds a route",
+    "side: plant|kind: ▶imap|zmq: ▶PUSH bind route:weights",
+    LATER,
+    "write 'PUSH connect route:weights'",
+)
+bridge(
+    "a bridge at an unknown side",
+    "side: ▶plnt|kind: ▶imap|zmq: PUSH connect route:weights",
+    "Did you mean 'plant'?",
+    LATER,
+)
+bridge(
+    "a bridge to an end that connects",
+    "side: plant|kind: ▶imap|zmq: ▶REP connect route:orders",
+    LATER,
+    "let it 'bind local'",
+)
+bridge("a bridge's bad endpoint", "side: plant|kind: ▶imap|zmq: ▶PUSH connect tcp://a", LATER, "has no port")
+bridge("a bridge's socket in a word", "side: plant|kind: ▶imap|zmq: ▶PUSH", LATER, "a bridge's socket is written")
+
+# --- several at once -------------------------------------------------------------------------------------------------
+
+whole(
+    "many problems at once",
+    BASE.replace("version: 1", "version: ▶3")
+    .replace("max_age: 5s", "max_age: ▶soon\n    ▶max_age: 1s\n    window: ▶4\n    ▶windw: 4MiB")
+    .replace("from: plant connect tcp://127.0.0.1:6556", "from: ▶plant conect tcp://127.0.0.1:6556")
+    .replace("to: dmz bind tcp://127.0.0.1:5556", "to: ▶dmz bind tcp://192.0.2.1:5556\n    delivery: ▶spooled"),
+    "tables of version 1",
+    "'soon' is no time",
+    "'max_age' is here twice",
+    "4 has no unit",
+    "Did you mean 'window'?",
+    "Did you mean 'connect'?",
+    "can be reached from beyond this box",
+    LATER,
+)

@@ -1,0 +1,125 @@
+"""A table in sentences and as a firewall matrix: what a person reads to see whether it says what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tunnel.config.model import End, Route
+from tunnel.config.plan import Allow
+from tunnel.config.render import duration_text
+from tunnel.config.table import APPLICATIONS, Table, dialler_of, end_allow, link_allow, sides_of
+from tunnel.config.values import listing
+
+
+def route_sentence(table: Table, name: str) -> str:
+    """`ticks: PUB applications at plant → SUB applications at dmz, confirmed, drop-oldest, dialled by plant`."""
+    route = table.routes[name]
+    settings = table.settings(name)
+    near, far = (words[0] for words in APPLICATIONS[route.pattern])
+    froms, tos = sides_of(route, "from"), sides_of(route, "to")
+    dialled = {dialler_of(table.links, one, other) for one in froms for other in tos}
+    diallers = [side for side in table.sides if side in dialled]
+    parts = [
+        f"{name}: {near} applications at {listing(froms, 'and')} → {far} applications at {listing(tos, 'and')}",
+        settings.delivery,
+        settings.overflow,
+        *([] if settings.max_age_s is None else [f"at most {duration_text(settings.max_age_s)} old"]),
+        f"dialled by {listing(diallers, 'and')}",
+    ]
+    return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """An address that a side opens."""
+
+    side: str
+    address: str
+    purpose: str
+    let_in: str
+    proven_by: str
+    """How those who connect prove who they are; empty: not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A connection that a side makes."""
+
+    side: str
+    to: str
+    purpose: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Who listens where, who dials, who is let in."""
+
+    opens: tuple[Opening, ...]
+    calls: tuple[Call, ...]
+    untold: tuple[str, ...]
+    """Ends that are configured at their own side only."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "opens": [asdict(opening) for opening in self.opens],
+            "calls": [asdict(call) for call in self.calls],
+            "untold": list(self.untold),
+        }
+
+
+def ports(table: Table) -> Ports:
+    """The firewall matrix of a table."""
+    opens, calls, untold = [], [], []
+    for item in (*_of_links(table), *_of_routes(table)):
+        if isinstance(item, Opening):
+            opens.append(item)
+        elif isinstance(item, Call):
+            calls.append(item)
+        else:
+            untold.append(item)
+    return Ports(tuple(opens), tuple(calls), tuple(dict.fromkeys(untold)))
+
+
+def _of_links(table: Table) -> Iterator[Opening | Call | str]:
+    for link in table.links:
+        listen, diallers = link.listen, [dial.side for dial in link.dial]
+        if listen.address is None:
+            yield f"where {listen.side} listens for {listing(diallers, 'and')}"
+        else:
+            let_in = _let_in(link_allow(link, table.model.defaults), listen.address)
+            purpose = f"link with {listing(diallers, 'and')}"
+            yield Opening(listen.side, listen.address, purpose, let_in, f"CURVE key of {listing(diallers, 'or')}")
+        for dial in link.dial:
+            if not dial.address:
+                yield f"where {dial.side} dials {listen.side}"
+            for address in dial.address:
+                yield Call(dial.side, address, f"link with {listen.side}")
+
+
+def _of_routes(table: Table) -> Iterator[Opening | Call | str]:
+    for name, route in table.routes.items():
+        for number, ends in enumerate((route.from_, route.to)):
+            for end in ends:
+                if end.bare:
+                    yield f"the end of {name} at {end.side}"
+                yield from _of_end(table, name, route, end, number)
+
+
+def _of_end(table: Table, name: str, route: Route, end: End, number: int) -> Iterator[Opening | Call]:
+    applications = APPLICATIONS[route.pattern][number][0]
+    for address in end.bind:
+        let_in = _let_in(end_allow(end, route, table.model.defaults), address)
+        proof = "CURVE" if end.curve else "PLAIN password" if end.plain else ""
+        yield Opening(end.side, address, f"{applications} applications of {name}", let_in, proof)
+    for address in end.connect:
+        yield Call(end.side, address, f"{applications} application of {name}")
+
+
+def _let_in(allow: Allow, address: str) -> str:
+    if not address.startswith("tcp://"):
+        return "this box"
+    if allow.anyone:
+        return "any"
+    return ", ".join(map(str, allow.networks)) or "this box"
