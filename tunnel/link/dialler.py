@@ -71,6 +71,7 @@ class Dialler:
         self._deadline = FOREVER
         self._up: set[Lane] = set()
         self._welcome: Hello | None = None
+        self._welcomed_at = 0.0
         self._outbox: list[tuple[Lane, Parts]] = []
 
     def __repr__(self) -> str:
@@ -182,14 +183,14 @@ class Dialler:
             )
         if welcome.resume and welcome.session != self.peer.peer_session:
             raise RemoteProtocolError("session", "the listener resumes a session that we do not know")
-        self._welcome = welcome
+        self._welcome, self._welcomed_at = welcome, now
         self._open_when_ready(now)
 
     def _open_when_ready(self, now: float) -> None:
         welcome = self._welcome
         if welcome is None or self.state is not State.GREETING or Lane.DATA not in self._up:
             return
-        self.peer.begin(welcome, resume=welcome.resume, now=now)
+        self.peer.begin(welcome, resume=welcome.resume, now=now, heard_at=self._welcomed_at)
         self.state = State.OPENING
         self._deadline = now + HANDSHAKE_S
         self._outbox.append((Lane.DATA, wire.encode_open(welcome.nonce)))

@@ -34,7 +34,7 @@ class _Pending:
     hello: Hello
     nonce: bytes
     resume: bool
-    expires_at: float
+    heard_at: float
 
 
 @dataclass(slots=True)
@@ -138,7 +138,7 @@ class Listener:
         side.attempts[hello.session] = hello.attempt
         peer = side.peer
         resume = bool(peer.peer_session) and hello.session == peer.peer_session and hello.peer_session == peer.session
-        side.pending = _Pending(conn, hello, self._token(16), resume, now + HANDSHAKE_S)
+        side.pending = _Pending(conn, hello, self._token(16), resume, now)
         self._outbox.append((conn, self._welcome(side.pending, peer, now)))
 
     @staticmethod
@@ -158,7 +158,7 @@ class Listener:
     def _on_open(self, conn: Hashable, user_id: str, nonce: bytes, now: float) -> Peer | None:
         side = self._sides.get(user_id)
         pending = side.pending if side else None
-        if side is None or pending is None or nonce != pending.nonce or now > pending.expires_at:
+        if side is None or pending is None or nonce != pending.nonce or now > pending.heard_at + HANDSHAKE_S:
             raise RemoteProtocolError("stale", "this greeting was overtaken by a newer one")
         if conn == pending.conn:
             raise RemoteProtocolError("frame", "OPEN came on the control lane")
@@ -175,7 +175,7 @@ class Listener:
         side.lanes = {Lane.CONTROL: pending.conn, Lane.DATA: conn}
         for lane, lane_conn in side.lanes.items():
             self._bound[lane_conn] = (side, lane)
-        peer.begin(hello, resume=pending.resume, now=now)
+        peer.begin(hello, resume=pending.resume, now=now, heard_at=pending.heard_at)
         numbers = peer.numbers()
         self._outbox.append((pending.conn, wire.encode_json(Kind.OPENED, encode_numbers(numbers))))
         theirs: dict[str, Numbers] = {}

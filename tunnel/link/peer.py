@@ -180,8 +180,11 @@ class Peer:
 
     # --- connections -------------------------------------------------------------------------------------------------
 
-    def begin(self, hello: Hello, *, resume: bool, now: float) -> None:
-        """A connection is agreed: take the peer's frames from now on. Not `resume`: one of the two processes is new."""
+    def begin(self, hello: Hello, *, resume: bool, now: float, heard_at: float | None = None) -> None:
+        """A connection is agreed: take the peer's frames from now on. Not `resume`: one of the two processes is new.
+
+        `heard_at`: when the greeting came, if that was earlier; its clock is worth most then.
+        """
         self.is_open = False
         if not resume:
             for channel in self.channels.values():
@@ -189,7 +192,7 @@ class Peer:
             self._clock = Clock(CLOCK_WINDOW_S)
         self.peer_session = hello.session
         self._agree(hello)
-        self._clock.sample(hello.clock_us / 1e6, now)
+        self._clock.sample(hello.clock_us / 1e6, now if heard_at is None else heard_at)
         self.credit.reset(now)
         self._pulses = {lane: Pulse(now, steady=lane is Lane.CONTROL) for lane in Lane}
         self._outbox.clear()

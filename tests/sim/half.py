@@ -1,0 +1,438 @@
+"""A half around the pure link, as the device is one: applications that write and read, timers, connections.
+
+It does what the owner of a Peer has to do and nothing more: read while there is room, hand on what arrived, apply topic
+changes, call `tick` at the deadline, send what `transmit` gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tests.sim.ledger import Broken, Ledger, Segment, Stream
+from tests.sim.world import NEVER, Conn, World
+from tunnel.limits import BATCH_BYTES
+from tunnel.link import wire
+from tunnel.link.dialler import Dial, Dialler, State
+from tunnel.link.listener import Listener
+from tunnel.link.outbound import Terms
+from tunnel.link.peer import Channel, Peer, Route
+from tunnel.link.wire import Kind, Lane
+
+CUTS = ("both", "client", "server", "hole", "up", "down")
+HONEST_CODES = {"stale", "attempt", "evicted", "silent", "lost", "reload"}
+"""Refusals that two halves without faults may give each other; any other says that one broke the protocol."""
+MESSAGE_BYTES = 1_000_000
+SLACK_BYTES = MESSAGE_BYTES + 2 * BATCH_BYTES + 2048
+
+
+@dataclass
+class Piece:
+    segments: tuple[Segment, ...]
+    size: int
+    messages: int
+    more: bool
+
+
+def keep_latest(runs: Sequence[Sequence[Any]]) -> tuple[list[Piece], int]:
+    """Messages whose numbers are equal modulo 3 have the same topic here."""
+    messages = [list(run) for run in runs]
+    whole = [[s for s in run if s.id == id] for run in messages for id in dict.fromkeys(s.id for s in run)]
+    newest = {run[0].id % 3: run[0].id for run in whole}
+    kept = [run for run in whole if newest[run[0].id % 3] == run[0].id]
+    pieces = [
+        Piece((segment,), segment.size, int(segment.k + 1 == segment.n), segment.k + 1 < segment.n)
+        for run in kept
+        for segment in run
+    ]
+    return pieces, len(whole) - len(kept)
+
+
+@dataclass(frozen=True)
+class RouteKind:
+    """A route of a scenario. Messages go from `a` (the dialling sides) to the listener, the other way, or both."""
+
+    name: str
+    up: bool
+    down: bool
+    terms: Terms
+    topics: bool = False
+    keep_on_restart: bool = True
+
+    def route(self, dialling: bool) -> Route:
+        sends, takes = (self.up, self.down) if dialling else (self.down, self.up)
+        return Route(
+            name=self.name,
+            pattern="pubsub" if self.topics else "pair",
+            from_sides=("a", "b"),
+            to_sides=("z",),
+            delivery="confirmed" if self.terms.confirmed else "live",
+            terms=self.terms,
+            max_message_bytes=MESSAGE_BYTES,
+            sends=sends,
+            takes=takes,
+            wants=self.topics and takes,
+            grants=self.topics and sends,
+            keep_on_restart=self.keep_on_restart,
+        )
+
+
+class Half:
+    """A process: several peers, each with its channels. Subclasses bring connections."""
+
+    incarnations = 0
+
+    def __init__(self, world: World, side: str, ledger: Ledger, kinds: Sequence[RouteKind], dialling: bool) -> None:
+        Half.incarnations += 1
+        self.id = Half.incarnations
+        self.world = world
+        self.side = side
+        self.ledger = ledger
+        self.kinds = kinds
+        self.dialling = dialling
+        self.alive = True
+        self.writing = True
+        self.reads_at: dict[tuple[Peer, str], float] = {}
+        self.streams: dict[tuple[Peer, str], Stream] = {}
+        self.applied: dict[tuple[Peer, str], set[bytes]] = {}
+        self.peers: list[Peer] = []
+        self._offset_s = 1000.0 * world.random.random()
+        self.slow = world.random.choice((0.0, 0.3))
+        """How often a local socket is full after a run."""
+        self._tick_at = NEVER
+
+    def now(self) -> float:
+        return self.world.now + self._offset_s
+
+    # --- routes ------------------------------------------------------------------------------------------------------
+
+    def new_peer(self, side: str) -> Peer:
+        peer = Peer(self.side, side, self.world.token(16), compact=keep_latest)
+        self.peers.append(peer)
+        for kind in self.kinds:
+            self.add(peer, kind)
+        return peer
+
+    def add(self, peer: Peer, kind: RouteKind) -> None:
+        channel = peer.add(kind.route(self.dialling))
+        key = (peer, kind.name)
+        if channel.outbound:
+            name = f"{kind.name}/{self.side}{self.id}>{peer.side}"
+            self.streams[key] = Stream(name, channel.outbound, kind.terms.max_age_s)
+            self.ledger.streams.append(self.streams[key])
+            self.world.after(self.world.random.random(), self._write, key, channel)
+        if channel.granted:
+            self.applied[key] = set()
+        if channel.wanted:
+            self.world.after(0, self._subscribe, key, channel)
+
+    def remove(self, peer: Peer, name: str) -> None:
+        key = (peer, name)
+        peer.remove(name)
+        if key in self.streams:
+            self.streams.pop(key).dead = True
+        self.applied.pop(key, None)
+
+    def kill(self) -> None:
+        self.alive = False
+        for stream in self.streams.values():
+            stream.dead = True
+
+    # --- applications ------------------------------------------------------------------------------------------------
+
+    def _writes(self, key: tuple[Peer, str], channel: Channel) -> bool:
+        return self.alive and self.writing and key[0].channels.get(key[1]) is channel
+
+    def _write(self, key: tuple[Peer, str], channel: Channel) -> None:
+        """The application gives a few messages, if they are read."""
+        if not self._writes(key, channel) or self.world.calm:
+            return
+        random = self.world.random
+        outbound = channel.outbound
+        if outbound is not None and outbound.has_room:
+            outbound.put(self._pieces(self.streams[key]), self.now())
+            key[0].wake(channel)
+            self.settle()
+        self.world.after(random.choice((0.001, 0.01, 0.1, 0.5, 1.0)), self._write, key, channel)
+
+    def _pieces(self, stream: Stream) -> list[Piece]:
+        random = self.world.random
+        now = self.world.now
+        if random.random() < 0.15:
+            n, id = random.randint(2, 3), stream.new_id(now)
+            size = MESSAGE_BYTES // 4
+            return [Piece((Segment(stream, id, size, k, n),), size, int(k + 1 == n), k + 1 < n) for k in range(n)]
+        size = random.choice((50, 3000, 60_000))
+        segments = tuple(Segment(stream, stream.new_id(now), size) for _ in range(random.randint(1, 4)))
+        return [Piece(segments, size * len(segments), len(segments), False)]
+
+    def _subscribe(self, key: tuple[Peer, str], channel: Channel) -> None:
+        wanted = channel.wanted
+        if not self._writes(key, channel) or wanted is None or self.world.calm:
+            return
+        random = self.world.random
+        for _ in range(random.randint(1, 4)):
+            wanted.change(add=random.random() < 0.6, topic=b"%d" % random.randint(0, 9))
+        key[0].topics_changed(channel)
+        self.settle()
+        self.world.after(random.choice((0.01, 0.3, 2.0)), self._subscribe, key, channel)
+
+    def stand_still(self, seconds: float) -> None:
+        """The local sockets of some channels take nothing for a while."""
+        for peer in self.peers:
+            for name in peer.channels:
+                if self.world.chance(0.5):
+                    self.reads_at[peer, name] = self.world.now + seconds
+        self.world.after(seconds, self.go_on)
+
+    def go_on(self) -> None:
+        if self.alive:
+            for peer in self.peers:
+                peer.arrived.extend(peer.channels.values())
+            self.settle()
+
+    def _read(self, peer: Peer, channel: Channel) -> None:
+        inbound = channel.inbound
+        key = (peer, channel.route.name)
+        if channel.topic_changes or channel.topic_ack:
+            for add, topic in channel.topic_changes:
+                (self.applied[key].add if add else self.applied[key].discard)(topic)
+            channel.topic_changes.clear()
+            peer.topics_applied(channel)
+        if inbound is None or (not self.world.calm and self.reads_at.get(key, 0.0) > self.world.now):
+            return
+        age_s = channel.route.terms.max_age_s
+        while inbound.runs:
+            if not self.world.calm and self.world.chance(self.slow):
+                pause_s = self.world.random.choice((0.01, 0.1, 0.3))
+                self.reads_at[key] = self.world.now + pause_s
+                self.world.after(pause_s, self.go_on)
+                return
+            run = inbound.runs[0]
+            if age_s is not None and self.now() - run.born > age_s:
+                self.ledger.expire_run(run.segments)
+            else:
+                self.ledger.deliver_run(run.segments, self.id, self.world.now, self.world.worst_delay_s)
+            inbound.done(run)
+            peer.delivered(channel, run.size, self.now())
+
+    # --- the owner's loop --------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        if not self.alive:
+            return
+        self.exchange()
+        for peer in self.peers:
+            arrived, peer.arrived = peer.arrived, []
+            peer.freed.clear()
+            if arrived:
+                for channel in arrived:
+                    if peer.channels.get(channel.route.name) is channel:
+                        self._read(peer, channel)
+        self.exchange()
+        self.check()
+        deadline = self.deadline()
+        if deadline < self._tick_at:
+            self._tick_at = deadline
+            self.world.after(max(0.0, deadline - self.now()) + 1e-6, self._on_tick, deadline)
+
+    def _on_tick(self, at: float) -> None:
+        if not self.alive or at != self._tick_at:
+            return
+        self._tick_at = NEVER
+        if self.now() >= self.deadline():
+            self.tick()
+        self.settle()
+
+    def check(self) -> None:
+        """What must hold at every moment."""
+        for peer in self.peers:
+            for channel in peer.channels.values():
+                outbound, inbound = channel.outbound, channel.inbound
+                if outbound and outbound.unacked_bytes > outbound.terms.window_bytes + SLACK_BYTES:
+                    raise Broken(f"{outbound!r} holds more than its window and a message")
+                if inbound and inbound.held_bytes > inbound.window_bytes + SLACK_BYTES:
+                    raise Broken(f"{inbound!r} holds more than its window and a message")
+
+    def check_credit(self, peer: Peer, before: int) -> None:
+        """A batch may enter the lane only while less than the credit is under way."""
+        now = peer.credit.outstanding
+        if now > before and now > peer.credit.credit_bytes + BATCH_BYTES + 8192:
+            raise Broken(f"{now} bytes are under way where the credit is {peer.credit.credit_bytes}")
+
+    def idle(self, peer: Peer) -> bool:
+        """Nothing waits and nothing is under way on any route that both ends have."""
+        for channel in peer.channels.values():
+            if channel.refused is not None:
+                continue
+            if channel.outbound and channel.outbound.unacked_bytes:
+                return False
+            if channel.inbound and channel.inbound.runs:
+                return False
+            if channel.wanted and not channel.wanted.settled:
+                return False
+        return True
+
+    def exchange(self) -> None:
+        raise NotImplementedError
+
+    def tick(self) -> None:
+        raise NotImplementedError
+
+    def deadline(self) -> float:
+        raise NotImplementedError
+
+
+class DialHalf(Half):
+    """A process that dials."""
+
+    def __init__(self, world: World, side: str, ledger: Ledger, kinds: Sequence[RouteKind], place: Place) -> None:
+        super().__init__(world, side, ledger, kinds, dialling=True)
+        self.place = place
+        self.peer = self.new_peer("z")
+        self.dialler = Dialler(self.peer, world.random.random, world.token)
+        self.conns: dict[Lane, Conn] = {}
+        self.evictions = 0
+        self.settle_soon()
+
+    def settle_soon(self) -> None:
+        self.world.after(0.1 * self.world.random.random(), self._begin)
+
+    def _begin(self) -> None:
+        if self.alive:
+            self.dialler.tick(self.now())
+            self.settle()
+
+    def exchange(self) -> None:
+        dialler = self.dialler
+        before = self.peer.credit.outstanding
+        for lane, parts in dialler.transmit(self.now()):
+            _honest(parts, self.place)
+            if lane in self.conns:
+                self.conns[lane].send_up(parts)
+        self.check_credit(self.peer, before)
+        actions, dialler.actions = dialler.actions, []
+        for action in actions:
+            for conn in self.conns.values():
+                conn.close()
+            self.conns = {}
+            if isinstance(action, Dial):
+                self._dial()
+
+    def _dial(self) -> None:
+        world = self.world
+        half_succeeds = not world.calm and world.chance(self.place.bad)
+        broken = world.random.choice((*Lane, None)) if half_succeeds else None
+        for lane in Lane:
+            conn = Conn(world, lane, self.side, self, self.place.listener, self.place)
+            self.conns[lane] = conn
+            conn.make(lane is not broken)
+            if half_succeeds and world.chance(0.5):
+                world.after(0.5 * world.random.random(), conn.cut, world.random.choice(CUTS))
+
+    def lane_up(self, conn: Conn) -> None:
+        if self.alive and self.conns.get(conn.lane) is conn:
+            self.dialler.lane_up(conn.lane, self.now())
+            self.settle()
+
+    def lane_lost(self, conn: Conn, reason: str) -> None:
+        if self.alive and self.conns.get(conn.lane) is conn:
+            self.dialler.lane_lost(conn.lane, reason, self.now())
+            self.settle()
+
+    def from_server(self, conn: Conn, parts: Sequence[Any]) -> None:
+        if self.alive and self.conns.get(conn.lane) is conn:
+            session = self.peer.session
+            self.dialler.receive(conn.lane, parts, self.now())
+            self.evictions += session != self.peer.session
+            self.settle()
+
+    def redial(self) -> None:
+        self.dialler.redial("the table has changed", self.now())
+        self.settle()
+
+    def tick(self) -> None:
+        self.dialler.tick(self.now())
+
+    def deadline(self) -> float:
+        return self.dialler.deadline()
+
+    def kill(self) -> None:
+        super().kill()
+        for conn in self.conns.values():
+            conn.close()
+
+    def goodbye(self) -> None:
+        self.dialler.goodbye("stopping", self.now())
+        self.settle()
+
+    @property
+    def is_open(self) -> bool:
+        return self.dialler.state is State.OPEN
+
+
+class ListenHalf(Half):
+    """The process that is dialled."""
+
+    def __init__(
+        self, world: World, sides: Sequence[str], ledger: Ledger, kinds: Sequence[RouteKind], place: Place
+    ) -> None:
+        super().__init__(world, "z", ledger, kinds, dialling=False)
+        self.place = place
+        self.listener = place.kind({side: self.new_peer(side) for side in sides}, world.token)
+
+    def from_client(self, conn: Conn, parts: Sequence[Any]) -> None:
+        if self.alive:
+            self.listener.receive(conn, conn.side, parts, self.now())
+            self.settle()
+
+    def exchange(self) -> None:
+        again = True
+        while again:
+            again = False
+            before = {peer: peer.credit.outstanding for peer in self.peers}
+            for conn, parts in self.listener.transmit(self.now()):
+                _honest(parts, self.place)
+                if not conn.send_down(parts):  # type: ignore[attr-defined]
+                    again |= self.listener.lost(conn, "unreachable") is not None
+            for peer in self.peers:
+                self.check_credit(peer, before[peer])
+
+    def redial(self, side: str) -> None:
+        self.listener.break_off(side, "reload", "the table has changed")
+        self.settle()
+
+    def tick(self) -> None:
+        self.listener.tick(self.now())
+
+    def deadline(self) -> float:
+        return self.listener.deadline()
+
+    def goodbye(self) -> None:
+        self.listener.goodbye("stopping", self.now())
+        self.exchange()
+
+
+class Place:
+    """Where the listener is found; its process may be a new one at any time, or away."""
+
+    def __init__(self, bad: float, rate: float) -> None:
+        self.bad = bad
+        """How often a dial succeeds on one lane only."""
+        self.rate = rate
+        """Bytes a second of a lane."""
+        self.lossy = 0.0
+        """How often a batch is lost or comes twice although the connection lives."""
+        self.listener: ListenHalf
+        self.was_lossy = False
+        self.kind: type[Listener] = Listener
+
+
+def _honest(parts: Sequence[Any], place: Place) -> None:
+    """No half may find that the other broke the protocol."""
+    head = parts[0]
+    if head[0] == Kind.REFUSE:
+        fields = wire.decode_json(parts)
+        if fields["code"] not in HONEST_CODES and not (place.was_lossy and fields["code"] == "sequence"):
+            raise Broken(f"refused: {fields['text']} ({fields['code']})")
