@@ -172,6 +172,44 @@ def max_message() -> None:
     Pattern.max_message_bytes = lambda self: 1 << 30  # type: ignore[method-assign]
 
 
+def local_sockets() -> None:
+    """When a link goes down, the local sockets of its routes are closed and opened again."""
+    from tunnel.device import Device
+    from tunnel.link.peer import Peer
+    from tunnel.local import LocalEnd
+
+    devices: list[Device] = []
+    start, closed = Device.start, Peer.closed
+
+    async def begin(self: Device) -> None:
+        devices.append(self)
+        await start(self)
+
+    def reopen(end: LocalEnd) -> None:
+        pair = end._pair
+        end._reopen()
+        if pair is None:
+            end._pair = None
+
+    def end_of_link(self: Peer) -> None:
+        if self.is_open:
+            for route in devices[0].routes.values():
+                devices[0].reactor.loop.call_soon(reopen, route.end)
+        closed(self)
+
+    Device.start = begin  # type: ignore[method-assign]
+    Peer.closed = end_of_link  # type: ignore[method-assign]
+
+
+def guard() -> None:
+    """The listener takes connections until its descriptors are used up, and then still."""
+    from tunnel.carriers.guard import Guard
+
+    Guard._press = lambda self: None  # type: ignore[method-assign]
+    Guard._review = lambda self: None  # type: ignore[method-assign]
+    Guard._take_ballast = lambda self: True  # type: ignore[method-assign]
+
+
 PROTECTIONS: dict[str, Callable[[], None]] = {
     function.__name__: function
     for function in (
@@ -189,5 +227,7 @@ PROTECTIONS: dict[str, Callable[[], None]] = {
         unlimited_subscriptions,
         nonblocking,
         max_message,
+        local_sockets,
+        guard,
     )
 }

@@ -104,15 +104,16 @@ def heard(sub: App, greetings: int) -> int:
 
 
 def all_alive(sub: App, within_s: float) -> None:
-    """Every topic is heard once more than the most heard one was."""
-    settled_at = max((len(seqs) for seqs in sub.journal.of("H").values()), default=0)
-    until(lambda: heard(sub, settled_at + 1) == len(TOPICS), within_s, lambda: f"{heard(sub, settled_at + 1)} alive")
+    """Every topic is heard three times more than the most heard one was: twice may have been under way already."""
+    goal = max((len(seqs) for seqs in sub.journal.of("H").values()), default=0) + 3
+    until(lambda: heard(sub, goal) == len(TOPICS), within_s, lambda: f"{heard(sub, goal)} alive")
 
 
 def test_2000_subscriptions_over_a_cut_and_restarts_of_either_half(rig: Rig) -> None:
     _, sub = subscribe_to_everything(rig)
     until(lambda: heard(sub, 1) == len(TOPICS), 30, lambda: f"all heard at first: {heard(sub, 1)}")
     rig.relay.cut()
+    until(lambda: rig.plant.link()["resumes"] == 1, 20, "the link resumes")
     all_alive(sub, 20)
     for half in (rig.plant, rig.dmz):
         half.kill()
@@ -130,5 +131,5 @@ def test_subscriptions_die_without_the_protection(rig: Rig, without: str) -> Non
     rig.plant.start(limits=QUICK, without=[without])
     rig.up(20)
     most = max((len(seqs) for seqs in sub.journal.of("H").values()), default=0)
-    settled(lambda: heard(sub, most + 1), 3, 30)
-    assert heard(sub, most + 1) < len(TOPICS), "the control shows nothing"
+    settled(lambda: heard(sub, most + 3), 3, 30)
+    assert heard(sub, most + 3) < len(TOPICS), "the control shows nothing"

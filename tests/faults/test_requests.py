@@ -141,5 +141,7 @@ weights:
     received = pull.journal.of("R")
     assert "large" not in received
     assert received["good"] == good.journal.of("S")["good"]
-    lines = [line for line in rig.plant.log_text().splitlines() if "message-too-large" in line and "route=weights" in line]
+    lines = [
+        line for line in rig.plant.log_text().splitlines() if "message-too-large" in line and "route=weights" in line
+    ]
     assert lines, rig.plant.log_text()[-2000:]
