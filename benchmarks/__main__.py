@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -32,6 +33,9 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
+    busy, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if busy > 0.5 * cores:
+        print(f"bench: this machine is busy (load {busy:.1f} on {cores} cores); expect noise.", file=sys.stderr)
     try:
         rounds, failures = _measure(chosen, against, options.rounds, options.seconds)
     except BuildError as error:

@@ -57,6 +57,14 @@ def faster(size: str, must: float, aim: float) -> Target:
     return Target(f"throughput {size}", f"throughput {size}, ztunnel / (a)", "rate", True, must, aim, at_least=True)
 
 
+def stopped(scenario: str, messages: str) -> tuple[Target, Target]:
+    """What a stopped consumer may cost the others."""
+    return (
+        Target(scenario, f"another route's p99, consumer of {messages} stopped / undisturbed", "p99_ratio", False, 2.0),
+        Target(scenario, f"a half's memory meanwhile, {messages}, MB", "memory_mb", False, WINDOWS_MB + 80),
+    )
+
+
 TARGETS: tuple[Target, ...] = (
     faster("64 B", 4.5, 7),
     faster("1 KiB", 1.8, 2.5),
@@ -65,10 +73,9 @@ TARGETS: tuple[Target, ...] = (
     Target("round trip", "round trip p50, ztunnel / (a)", "p50_us", True, 1.25, 1.0),
     Target("idle", "idle with a request pending, CPU % of a half", "cpu_percent", False, 1.0),
     Target("idle", "a half with four routes, MB resident", "memory_mb", False, 80),
-    Target("stopped consumer", "another route's p99, consumer stopped / undisturbed", "p99_ratio", False, 2.0),
-    Target("stopped consumer", "a half's memory meanwhile, MB", "memory_mb", False, WINDOWS_MB + 80),
-    Target("stopped consumer 64 KiB", "the same with 64 KiB messages: p99 ratio", "p99_ratio", False, 2.0),
-    Target("stopped consumer 64 KiB", "the same with 64 KiB messages: memory, MB", "memory_mb", False, WINDOWS_MB + 80),
+    *stopped("stopped consumer", "1 KiB messages"),
+    *stopped("stopped consumer 64 KiB", "64 KiB messages"),
+    *stopped("stopped consumer 1 MiB", "1 MiB messages"),
 )
 
 TITLES: dict[str, tuple[str, Callable[[float], str]]] = {

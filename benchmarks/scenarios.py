@@ -208,4 +208,5 @@ ALL: tuple[Scenario, ...] = (
     Idle(),
     StoppedConsumer("stopped consumer", KIB),
     StoppedConsumer("stopped consumer 64 KiB", 64 * KIB),
+    StoppedConsumer("stopped consumer 1 MiB", MIB),
 )
