@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -18,6 +17,7 @@ import tunnel.config  # noqa: F401
 from tests.waiting import free_port, until
 from tunnel.keys import write_pair
 from tunnel.supervise.places import find_all
+from tunnel.supervise.status import read
 
 ROOT = Path(__file__).resolve().parents[2]
 ZTUNNEL = [sys.executable, "-m", "tunnel.cli"]
@@ -98,8 +98,9 @@ routes:
         assert done.returncode == 0, done.stderr
 
     def status(self, side: str = "dmz") -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.run("status", "--json", "--as", side).stdout)
-        return found
+        """What `status --json` prints, without the wait for a Python to start."""
+        running = next(r for r in find_all(self.runtime) if r.side == side)
+        return read(running)
 
     def process(self, name: str = "device") -> dict[str, Any]:
         return next(p for p in self.status()["processes"] if p["name"] == name)

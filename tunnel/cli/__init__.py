@@ -8,7 +8,6 @@ Nobody meets a traceback unless ZTUNNEL_DEBUG=1 is set.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 import traceback
@@ -18,7 +17,7 @@ from typing import Annotated, Final
 import typer
 
 from tunnel import __version__
-from tunnel.errors import ZtunnelError
+from tunnel.errors import TableError, ZtunnelError
 
 MODULES: Final = ("tunnel.cli.run", "tunnel.cli.look", "tunnel.cli.table", "tunnel.cli.keys")
 """Each has `register(app)`, which adds its commands, in the order in which `--help` shows them."""
@@ -29,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     app = build()
     try:
         app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="ztunnel")
+    except TableError as error:  # each problem begins with file:line:column, which editors understand
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
     except ZtunnelError as error:
         _complain(str(error))
         sys.exit(error.exit_code)
@@ -53,8 +55,6 @@ def build() -> typer.Typer:
     )
     app.callback()(_options)
     for name in MODULES:
-        if importlib.util.find_spec(name) is None:  # until every author has landed
-            continue
         importlib.import_module(name).register(app)
     return app
 

@@ -111,7 +111,7 @@ def wait(
         typer.Option(
             "--for",
             help="local: its sockets here are open. link: messages can cross to the other side. "
-            "service: and an application is there that serves (at `to`; the publisher of pubsub; the other one of a pair).",
+            "service: and an application is there that serves (at `to`; pubsub: the publisher; pair: the other end).",
         ),
     ] = Stage.LINK,
     table: TableOption = None,

@@ -163,13 +163,13 @@ def _let_the_last_one_end(folder: Path, table: Path) -> None:
     last = places.read_record(folder)
     if last is None or last.table != table or not last.alive:
         return
-    try:
-        # Twice: a signal that came just now is looked at only after the first question has woken supervisord.
-        ending = Supervisor(last).shutting_down() or Supervisor(last).shutting_down()
-    except NotRunningError:
-        ending = True  # its socket is closed already, or it hangs
-    if ending:
-        places.wait_until_gone(last, DOWN_S)
+    deadline = time.monotonic() + DOWN_S
+    while last.alive and time.monotonic() < deadline:
+        with suppress(NotRunningError):  # it has closed its socket already, or not opened it yet
+            # Twice: a signal that came just now is looked at only after the first question has woken supervisord.
+            if not (Supervisor(last).shutting_down() or Supervisor(last).shutting_down()):
+                return  # it runs: `claim` says so
+        time.sleep(0.05)
 
 
 def _end_orphans(folder: Path, wanted: Sequence[Program]) -> None:

@@ -18,6 +18,7 @@ from tunnel.limits import CONTROL_TIMEOUT_S
 from tunnel.supervise.daemon import Supervisor
 from tunnel.supervise.keeper import REPORT
 from tunnel.supervise.places import DEVICE_SOCKET, Running
+from tunnel.supervise.programs import KEEPER
 
 Status = dict[str, Any]
 _T = TypeVar("_T")
@@ -61,7 +62,7 @@ def degraded(status: Status) -> list[str]:
             pause = process["next_try_s"]
             when = "" if pause is None else f", next try in {pause:.0f} s"
             reasons.append(f"process {process['name']} keeps dying ({process['last_exit']}){when}.")
-        elif process["state"] != "RUNNING":
+        elif process["state"] != "RUNNING" and (process["name"], process["state"]) != (KEEPER, "STARTING"):
             reasons.append(f"process {process['name']} is {process['state']}.")
     if status["error"]:
         reasons.append(status["error"])

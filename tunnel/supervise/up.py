@@ -168,6 +168,8 @@ def ready_line(now: Status) -> str:
 
 def summary(now: Status) -> str:
     """One line: `demo side plant: 4 of 4 routes ready, link to dmz up`."""
+    if now["error"]:
+        return f"{now['table']} side {now['side']}: {now['error']}"
     routes = now["routes"].values()
     parts = [f"{sum(r['state'] == 'ready' for r in routes)} of {len(routes)} routes ready"]
     parts += [f"link to {link['peer']} {link['state']}" for link in now["links"]]
