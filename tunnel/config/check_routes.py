@@ -1,15 +1,16 @@
-"""Rules on routes: sides and links, what a pattern can do, what an end may say, open binds, addresses bound twice."""
+"""Rules on routes: sides and links, what a pattern can do, addresses bound twice; likely mistakes are warnings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tunnel.config.check_ends import check_end
 from tunnel.config.checking import Checking
-from tunnel.config.model import End, Route
+from tunnel.config.model import Route
 from tunnel.config.nodes import Path
 from tunnel.config.plan import Where
-from tunnel.config.table import open_binds, sides_of
-from tunnel.config.values import tcp
+from tunnel.config.table import APPLICATIONS, sides_of
+from tunnel.config.values import Tcp, listing, tcp
 
 WHERE: tuple[Where, Where] = ("from", "to")
 
@@ -25,8 +26,9 @@ def check(c: Checking) -> None:
             if not route.ends(where) and where not in broken:
                 c.tell((*path, where), "this list of ends is empty.")
             for index, end in enumerate(route.ends(where)):
-                _end(c, route, where, end, (*path, where, index), broken)
+                check_end(c, route, where, end, (*path, where, index), broken)
     _bound_twice(c)
+    _likely_mistakes(c)
 
 
 def _sides(c: Checking, route: Route, path: Path) -> None:
@@ -103,124 +105,6 @@ def _topics(c: Checking, route: Route, path: Path) -> None:
             )
 
 
-# --- ends ------------------------------------------------------------------------------------------------------------
-
-
-def _end(c: Checking, route: Route, where: Where, end: End, path: Path, broken: frozenset[str]) -> None:
-    if end.bare:
-        for key in sorted(end.model_fields_set - {"side"}):
-            c.tell((*path, key), f"{key}: needs an endpoint beside it; say bind: or connect:.", key=True)
-        return
-    _endpoints(c, end, path)
-    _only_where_it_counts(c, route, where, end, path)
-    _security(c, end, path)
-    if open_binds(end) and not end.curve and not end.plain:
-        _open(c, route, end, path, broken)
-
-
-def _endpoints(c: Checking, end: End, path: Path) -> None:
-    seen: set[str] = set()
-    for method in ("bind", "connect"):
-        for index, endpoint in enumerate(getattr(end, method)):
-            if endpoint in seen:
-                c.tell((*path, method, index), f"{endpoint} is here twice.")
-            seen.add(endpoint)
-
-
-def _only_where_it_counts(c: Checking, route: Route, where: Where, end: End, path: Path) -> None:
-    ipc = any(bind.startswith("ipc://") for bind in end.bind)
-    for key in ("mode", "group"):
-        if getattr(end, key) is not None and not ipc:
-            c.tell((*path, key), f"{key}: is for ends that bind ipc:// endpoints.", key=True)
-    if end.allow is not None and not any(bind.startswith("tcp://") for bind in end.bind):
-        c.tell((*path, "allow"), "allow: is for ends that bind tcp:// endpoints; this one binds none.", key=True)
-    if route.pattern is None:
-        return
-    if end.routing_id is not None and (route.pattern, where) != ("reqrep", "to"):
-        c.tell(
-            (*path, "routing_id"), "routing_id: is for the 'to' end of a reqrep route, where services see it.", key=True
-        )
-    if end.handover and (route.pattern, where) != ("reqrep", "from"):
-        c.tell(
-            (*path, "handover"), "handover: is for the 'from' end of a reqrep route, where clients have ids.", key=True
-        )
-
-
-def _security(c: Checking, end: End, path: Path) -> None:
-    if end.curve is None and end.plain is None:
-        return
-    word = "curve" if end.curve else "plain"
-    if end.curve and end.plain:
-        c.tell((*path, "plain"), "an end has CURVE or PLAIN, not both; take one out.", key=True)
-    if end.bind and end.connect:
-        c.tell(
-            (*path, word),
-            f"with {word}: an end binds or connects, not both: a socket is the server or the client.",
-            key=True,
-        )
-        return
-    if end.curve:
-        if end.connect and end.curve.server is None:
-            c.tell(
-                (*path, "curve"),
-                "'server:' is missing here: the public certificate of the server that we connect to.",
-                key=True,
-            )
-        if end.connect and end.curve.clients is not None:
-            c.tell(
-                (*path, "curve", "clients"),
-                "clients: is for ends that bind; this one connects, and needs server:.",
-                key=True,
-            )
-        if end.bind and end.curve.server is not None:
-            c.tell(
-                (*path, "curve", "server"),
-                "server: is for ends that connect; this one binds, and may have clients:.",
-                key=True,
-            )
-    if end.plain:
-        _plain(c, end, path)
-
-
-def _plain(c: Checking, end: End, path: Path) -> None:
-    plain = end.plain
-    assert plain is not None
-    if end.bind:
-        if not plain.users:
-            c.tell((*path, "plain"), "'users:' is missing here: the names let in, each with its password.", key=True)
-        for key in ("username", "password"):
-            if getattr(plain, key) is not None:
-                c.tell(
-                    (*path, "plain", key), f"{key}: is for ends that connect; this one binds, and has users:.", key=True
-                )
-        return
-    if plain.users:
-        c.tell(
-            (*path, "plain", "users"),
-            "users: is for ends that bind; this one connects, and has username: and password:.",
-            key=True,
-        )
-    elif plain.username is None or plain.password is None:
-        c.tell((*path, "plain"), "an end that connects needs username: and password: here.", key=True)
-
-
-def _open(c: Checking, route: Route, end: End, path: Path, broken: frozenset[str]) -> None:
-    allow = next((allow for allow in (end.allow, route.allow, c.defaults.allow) if allow is not None), None)
-    if allow is None:
-        if "allow" in broken or "defaults" in c.draft.head.broken:
-            return
-        c.tell(
-            path,
-            f"{open_binds(end)[0]} can be reached from beyond this box, and nothing says by whom; "
-            "add allow: with networks such as 192.0.2.0/24, or allow: any.",
-        )
-    elif not allow:
-        c.tell(
-            (*path, "allow") if end.allow is not None else (path[0], path[1], "allow"),
-            "this list is empty; name networks, or say any.",
-        )
-
-
 # --- one address, one owner ------------------------------------------------------------------------------------------
 
 
@@ -233,17 +117,28 @@ class _Bind:
 
 
 def _bound_twice(c: Checking) -> None:
-    binds = _all_binds(c)
-    for index, bind in enumerate(binds):
-        for earlier in binds[:index]:
-            if bind.side == earlier.side and bind.owner != earlier.owner and _clash(bind.address, earlier.address):
-                where = c.where(earlier.path)
+    near: dict[tuple[str, object], list[_Bind]] = {}
+    for bind in _all_binds(c):
+        if bind.address == "local":
+            continue
+        of_tcp = bind.address.startswith("tcp://")
+        earlier_ones = near.setdefault((bind.side, tcp(bind.address).port if of_tcp else bind.address), [])
+        for earlier in earlier_ones:
+            if bind.owner != earlier.owner and (not of_tcp or _clash(tcp(bind.address), tcp(earlier.address))):
                 c.tell(
                     bind.path,
-                    f"{bind.side} binds {earlier.address} already for {earlier.owner} ({where}); "
+                    f"{bind.side} binds {earlier.address} already for {earlier.owner} ({c.where(earlier.path)}); "
                     "take another port or path.",
                 )
                 break
+        earlier_ones.append(bind)
+
+
+def _clash(one: Tcp, other: Tcp) -> bool:
+    """Whether two addresses with one port cannot both be bound."""
+    if one.host == other.host or one.wildcard or other.wildcard:
+        return True
+    return one.address is not None and one.address == other.address
 
 
 def _all_binds(c: Checking) -> list[_Bind]:
@@ -263,12 +158,27 @@ def _all_binds(c: Checking) -> list[_Bind]:
     return found
 
 
-def _clash(one: str, other: str) -> bool:
-    if one == "local" or other == "local":
-        return False
-    if one.startswith("ipc://") or other.startswith("ipc://"):
-        return one == other
-    a, b = tcp(one), tcp(other)
-    if a.port != b.port:
-        return False
-    return a.host == b.host or (a.address is not None and a.address == b.address) or a.wildcard or b.wildcard
+# --- likely mistakes -------------------------------------------------------------------------------------------------
+
+
+def _likely_mistakes(c: Checking) -> None:
+    """Two routes that connect to one endpoint with different sockets, or to what this side itself binds."""
+    binds = {(bind.side, bind.address): bind for bind in _all_binds(c)}
+    first: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {}
+    for name, part in c.draft.routes.items():
+        if part is None or part.value.pattern is None:
+            continue
+        for number, where in enumerate(WHERE):
+            wanted = APPLICATIONS[part.value.pattern][number]
+            for place, end in enumerate(part.value.ends(where)):
+                for index, address in enumerate(end.connect):
+                    path: Path = ("routes", name, where, place, "connect", index)
+                    if bind := binds.get((end.side, address)):
+                        c.warn(path, f"{end.side} connects here to {address}, which it binds itself for {bind.owner}.")
+                    other, fit = first.setdefault((end.side, address), (name, wanted))
+                    if not set(fit) & set(wanted):
+                        c.warn(
+                            path,
+                            f"{other} expects {listing(fit)} applications at {address}, this route {listing(wanted)}; "
+                            "no application is both.",
+                        )

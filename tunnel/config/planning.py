@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import grp
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -319,30 +320,33 @@ class _Planner:
         return Plain({user: self._secret(reference, (*path, "users", user)) for user, reference in users.items()})
 
     def _secret(self, reference: SecretRef, path: Steps) -> Secret:
-        """The text of a secret given by reference, less one newline at its end."""
+        """A password given by reference, less one newline at its end."""
+        try:
+            secret = Secret(self._secret_text(reference, path).removesuffix("\n"))
+        except KeyFileError as error:
+            self._tell(path, str(error))
+            return Secret("")
+        if not 1 <= len(secret.reveal().encode()) <= 255:
+            self._tell(path, "the password found there is empty or longer than 255 bytes.")
+        return secret
+
+    def _secret_text(self, reference: SecretRef, path: Steps) -> str:
         if reference.env is not None:
             text = os.environ.get(reference.env)
             if text is None:
-                self._tell(path, f"the variable {reference.env} is not set on this box.")
-            return Secret(text or "")
+                raise KeyFileError(f"the variable {reference.env} is not set on this box.")
+            return text
         if reference.credential is not None:
             file = _credential_file(reference.credential)
-        else:
-            file = self.table.tree.folder(path) / str(reference.file)
-        if file is None:
-            self._tell(
-                path, f"there is no systemd credential {reference.credential}: $CREDENTIALS_DIRECTORY is not set."
-            )
-            return Secret("")
-        try:
-            if reference.file is not None and file.stat().st_mode & 0o077:
-                self._tell(path, f"the secret {file} may be read by others; run: chmod 600 {file}")
-            return Secret(_secret_text(file).reveal().removesuffix("\n"))
-        except OSError as error:
-            self._tell(path, f"the secret {file} cannot be read: {error.strerror}.")
-        except KeyFileError as error:
-            self._tell(path, str(error))
-        return Secret("")
+            if file is None:
+                raise KeyFileError(
+                    f"there is no systemd credential {reference.credential}: $CREDENTIALS_DIRECTORY is not set."
+                )
+            return _secret_text(file).reveal()
+        file = self.table.tree.folder(path) / str(reference.file)
+        if file.is_file() and file.stat().st_mode & 0o077:
+            raise KeyFileError(f"the secret {file} may be read by others; run: chmod 600 {shlex.quote(str(file))}")
+        return _secret_text(file).reveal()
 
 
 def _client_keys(folder: Path) -> frozenset[str]:
