@@ -16,8 +16,10 @@ import zmq
 
 from tunnel import pump
 from tunnel.errors import RemoteProtocolError
+from tunnel.limits import FEED_PATIENCE_US
 from tunnel.link.inbound import Run
 from tunnel.link.peer import Channel, Peer
+from tunnel.patterns.marks import Marks
 
 if TYPE_CHECKING:
     from tunnel.config.plan import RoutePlan
@@ -105,6 +107,9 @@ class Pattern:
         self.ports: list[Port] = []
         self.stopping = False
         self._end: LocalEnd | None = None
+        self.marks = Marks(fixed=plan.end.hwm is not None)
+        self.patience_us = FEED_PATIENCE_US
+        """How long the next feed may wait for room; nothing once the consumer stood still."""
         self._blocked = False
         """The outlet waits for the local socket."""
         self._turn: deque[Port] = deque()
@@ -141,6 +146,7 @@ class Pattern:
 
     def on_reopened(self) -> None:
         """The local socket is a new one."""
+        self.marks.forget()
         self._blocked = False
         self.push()
         self.want()
@@ -194,9 +200,11 @@ class Pattern:
         self.hub.touch(port.peer)
 
     def count_in(self, drained: Drained) -> None:
-        for piece in drained.pieces:
-            self.tally.messages_in += piece.messages
-            self.tally.bytes_in += piece.size
+        messages = sum(piece.messages for piece in drained.pieces)
+        size = sum(piece.size for piece in drained.pieces)
+        self.tally.messages_in += messages
+        self.tally.bytes_in += size
+        self.marks.entered(self.socket, size, messages)
         if drained.too_large:
             self.dropped["too_large"] += drained.too_large
             self.say_too_large(drained.too_large)
@@ -244,7 +252,10 @@ class Pattern:
             self.dropped["expired"] += max(0, run.messages - run.fed)
             self._finish(port, run, now)
             return True
+        if not run.position:
+            self.marks.leaving(self.socket, run.size, run.messages)
         fed = self.feed(port, run)
+        self.patience_us = FEED_PATIENCE_US if fed.messages else 0
         self.tally.messages_out += fed.messages
         self.tally.bytes_out += fed.position - run.position
         self.dropped["unreachable"] += fed.unreachable
@@ -263,7 +274,7 @@ class Pattern:
 
     def feed(self, port: Port, run: Run) -> Fed:
         """Hand messages of the run to the local socket."""
-        return pump.feed(self.socket, run.segments, run.position)
+        return pump.feed(self.socket, run.segments, run.position, None, 0, self.patience_us)
 
     def on_full(self, port: Port, run: Run, fed: Fed) -> bool:
         """The socket said EAGAIN (or a limit was met). True: go on with other work; False: wait for the socket."""

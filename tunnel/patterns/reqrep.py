@@ -141,7 +141,8 @@ class ReqrepTo(Pattern):
         return all(port.has_room() for port in linked) if len(self.ports) > 1 else self.ports[0].has_room()
 
     def feed(self, port: Port, run: Run) -> Fed:
-        return pump.feed(self.socket, run.segments, run.position, port.peer.peer_session[:TAG_BYTES])
+        tag = port.peer.peer_session[:TAG_BYTES]
+        return pump.feed(self.socket, run.segments, run.position, tag, 0, self.patience_us)
 
     def read(self) -> None:
         now = self.hub.now()

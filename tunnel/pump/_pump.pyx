@@ -18,6 +18,7 @@ from libc.errno cimport EAGAIN, EHOSTUNREACH, EINTR
 from libc.limits cimport INT_MAX
 from libc.stdlib cimport abort, calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import zmq as _zmq
 
@@ -30,6 +31,14 @@ cdef size_t REFERENCE = _limits.REFERENCE_BYTES
 cdef size_t FRAMES = _limits.MESSAGE_FRAMES
 cdef size_t PARTS = _limits.LINK_PARTS
 cdef size_t TAG_CHANGES = _base.TAG_CHANGES
+cdef extern from "poll.h" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *fds, unsigned long count, int timeout_ms)
+    int POLLIN
+
 cdef enum:
     MORE = 0x80000000
     LENGTH = 0x7FFFFFFF

@@ -408,7 +408,37 @@ cdef int send_next(void *socket, Cursor *at, const char *prefix, size_t prefix_s
         begun = True
 
 
-def feed(socket, segments, size_t position=0, bytes prefix=None, size_t max_messages=0):
+cdef long long microseconds() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec * 1000000 + now.tv_nsec // 1000
+
+
+cdef bint wait_for_room(void *socket, long long until_us) noexcept nogil:
+    """Sleep until the socket can be written; False when `until_us` has come first.
+
+    A send with DONTWAIT looks for news from the I/O thread at most once a millisecond; reading EVENTS always does.
+    """
+    cdef pollfd watched
+    cdef int events = 0
+    cdef size_t size = sizeof(int)
+    cdef long long left_us
+    watched.events = POLLIN
+    while True:
+        if zmq_getsockopt(socket, ZMQ_EVENTS, &events, &size) != 0:
+            return False
+        if events & ZMQ_POLLOUT:
+            return True
+        left_us = until_us - microseconds()
+        if left_us <= 0 or zmq_getsockopt(socket, ZMQ_FD, &watched.fd, &size) != 0:
+            return False
+        if poll(&watched, 1, <int>((left_us + 999) // 1000)) <= 0:
+            return False
+
+
+def feed(
+    socket, segments, size_t position=0, bytes prefix=None, size_t max_messages=0, long long patience_us=0
+):
     """Send the messages of a run from `position` on until EAGAIN. See the package's docstring."""
     cdef void *handle = handle_of(socket)
     cdef Run run = Run.__new__(Run, segments)
@@ -418,6 +448,7 @@ def feed(socket, segments, size_t position=0, bytes prefix=None, size_t max_mess
     cdef object status = _base.DONE
     cdef int error = 0
     cdef bint bad = False
+    cdef long long until_us = 0
     if prefix is not None:
         first = PyBytes_AS_STRING(prefix)
         first_size = PyBytes_GET_SIZE(prefix)
@@ -435,6 +466,13 @@ def feed(socket, segments, size_t position=0, bytes prefix=None, size_t max_mess
             if error == EHOSTUNREACH:
                 unreachable += 1
                 error = 0
+            elif error == EAGAIN and patience_us:
+                if not until_us:
+                    until_us = microseconds() + patience_us
+                if not wait_for_room(handle, until_us):
+                    break
+                error = 0
+                continue
             elif error:
                 break
             else:

@@ -146,6 +146,7 @@ def feed(
     position: int = 0,
     prefix: bytes | None = None,
     max_messages: int = 0,
+    patience_us: int = 0,
 ) -> Fed:
     """Send the messages of a run from `position` on until EAGAIN. See the package's docstring."""
     reader = Reader(segments)
