@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -98,10 +99,10 @@ class Screen:
 
     def _table(self, statuses: dict[str, dict[str, Any]], rates: dict[str, float]) -> Table:
         seconds = time.monotonic() - self._start
-        table = Table(title=f"{self._demo.name}, {seconds:.0f} s", caption=link_line(statuses))
+        table = Table(title=f"{self._demo.name}, {seconds:.0f} s", caption=link_line(statuses), box=SIMPLE_HEAD)
         for column in ("route", "applications"):
             table.add_column(column, no_wrap=True)
-        for column in ("crossed", "a second", "missing", "round trip"):
+        for column in ("messages", "per s", "missing", "round trip"):
             table.add_column(column, justify="right", no_wrap=True)
         for route in self._routes:
             name = route.route.name

@@ -127,7 +127,7 @@ def test_in_a_terminal_it_draws_a_table(start: Callable[..., Demo]) -> None:
     os.close(ours)
     assert demo.child.wait(ROUTES_S) == 0, demo.said()
     assert "applications" in drawn.decode()
-    assert "│" in drawn.decode()
+    assert "─────" in drawn.decode()
 
 
 def test_a_wrong_number_of_seconds_is_refused(tmp_path: Path) -> None:
