@@ -17,7 +17,6 @@ import select
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,7 @@ async def listen(limit: int, guarded: bool, good_key: str, secret: str, public: 
         if not data:
             ended.set()
         for _ in data.splitlines():
-            print(json.dumps(listener.status() | {"cpu_s": time.process_time()}), flush=True)
+            print(json.dumps(listener.status()), flush=True)
 
     reactor.loop.add_reader(0, on_line)
     await ended.wait()

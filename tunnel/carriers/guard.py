@@ -92,9 +92,11 @@ class Guard:
         self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._null = os.open(os.devnull, os.O_RDONLY)
         self._ballast: list[int] = []
-        self._young: OrderedDict[int, float] = OrderedDict()  # descriptor → when it was accepted
+        self._young: OrderedDict[int, tuple[float, int]] = OrderedDict()
+        """Descriptor → when it was accepted, and how many handshakes had succeeded by then."""
         self._succeeded: deque[float] = deque()  # when handshakes were finished, within _YOUNG_S
-        self._failed = False  # the last event was HANDSHAKE_FAILED: the DISCONNECTED after it is the same connection
+        self._successes = 0
+        self._failed = 0  # HANDSHAKE_FAILED whose DISCONNECTED is still to come
         self._known: OrderedDict[str, None] = OrderedDict()
         self._take_ballast()
         self._timer: asyncio.TimerHandle = reactor.call_later(_CALM_S, self._review)
@@ -129,11 +131,12 @@ class Guard:
         match event.kind:
             case zmq.Event.ACCEPTED:
                 self.connections += 1
-                self._young[event.value] = self._reactor.now()
+                self._young[event.value] = (self._reactor.now(), self._successes)
                 self._young.move_to_end(event.value)
                 self._press()
             case zmq.Event.HANDSHAKE_SUCCEEDED:
                 self._succeeded.append(self._reactor.now())
+                self._successes += 1
             case zmq.Event.DISCONNECTED:
                 self._on_disconnected(event.value)
             case zmq.Event.HANDSHAKE_FAILED_PROTOCOL:
@@ -141,7 +144,7 @@ class Guard:
             case zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
                 self._fail("timeout" if event.value == zmq.EAGAIN else "handshake")
             case zmq.Event.HANDSHAKE_FAILED_AUTH:
-                self._failed = True  # the gate counted it
+                self._failed += 1  # the gate counted it
 
     def close(self) -> None:
         """Close the listening socket (libzmq closes its own copy) and give every descriptor back."""
@@ -152,19 +155,22 @@ class Guard:
 
     def _on_disconnected(self, descriptor: int) -> None:
         self.connections -= 1
-        young = self._young.pop(descriptor, None) is not None
-        # garbage is dropped without a HANDSHAKE_FAILED; where a handshake succeeded lately we cannot tell, and do not
-        if young and not self._failed and not self._succeeded:
+        _, successes_then = self._young.pop(descriptor, (0.0, -1))
+        # garbage is dropped without a HANDSHAKE_FAILED; as no handshake succeeded since, it was not this one's end
+        if self._failed:
+            self._failed -= 1
+        elif successes_then == self._successes:
             self.refused["handshake"] += 1
-        self._failed = False
+        if not self._young:
+            self._failed = 0
 
     def _fail(self, reason: str) -> None:
         self.refused[reason] += 1
-        self._failed = True
+        self._failed += 1
 
     def _forget_old(self) -> None:
         horizon = self._reactor.now() - _YOUNG_S
-        while self._young and next(iter(self._young.values())) < horizon:
+        while self._young and next(iter(self._young.values()))[0] < horizon:
             self._young.popitem(last=False)
         while self._succeeded and self._succeeded[0] < horizon:
             self._succeeded.popleft()
