@@ -74,6 +74,7 @@ class Role:
         self.rate = options.rate
         self._allowance = 0.0
         self._last = time.monotonic()
+        self.monitors: list[zmq.Socket[bytes]] = []
         self.sockets = [self.open() for _ in range(self.number())]
 
     def number(self) -> int:
@@ -91,7 +92,11 @@ class Role:
 
     def prepare(self, socket: zmq.Socket[bytes]) -> None:
         if self.options.monitor:
-            self.events = socket.get_monitor_socket()
+            # pyzmq's own name for it is the descriptor's, which a socket opened later may get too
+            address = f"inproc://monitor-{len(self.monitors)}"
+            socket.monitor(address, zmq.EVENT_ALL)
+            self.monitors.append(self.context.socket(zmq.PAIR))
+            self.monitors[-1].connect(address)
 
     def turn(self) -> None:
         for socket in self.sockets if self.reads else ():
@@ -107,9 +112,9 @@ class Role:
                 self.received(socket, parts)
         if self.sending:
             self.send_due()
-        if self.options.monitor:
-            while self.events.poll(0):
-                event = recv_monitor_message(self.events)
+        for monitor in self.monitors:
+            while monitor.poll(0):
+                event = recv_monitor_message(monitor)
                 self.journal.note("E", zmq.Event(event["event"]).name, int(event["value"]))
         self.journal.flush()
 

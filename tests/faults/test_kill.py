@@ -11,7 +11,7 @@ from tests.journal import Verdict
 from tests.waiting import until
 from tunnel.limits import EXIT_HWM
 
-BROKEN = {"DISCONNECTED", "CLOSED", "CONNECT_RETRIED"}
+BROKEN = {"DISCONNECTED", "CONNECT_RETRIED"}
 ENTRY_QUEUE = 3000
 """Messages that two high-water marks of 1,000 and the kernel's buffers hold before a half's entry, at most."""
 
