@@ -181,12 +181,23 @@ class LocalEnd:
         if change is None:
             return
         if self._pair is not None and isinstance(endpoint, BindEndpoint):
-            if isinstance(change, Up):
-                self._pair.up(change.conn)
-            elif isinstance(change, Down):
-                self._pair.down(change.conn)
-            self._judge_pair()
+            self._on_pair(change)
         self.watch.refresh()
+
+    def _on_pair(self, change: Up | Down) -> None:
+        if self._pair is None:
+            return
+        if isinstance(change, Up):
+            self._pair.up(change.conn)
+            self._judge_pair()
+        else:
+            self._pair.down(change.conn)
+            self._judge_pair_in(DRAIN_POLL_S)
+
+    def _judge_pair_in(self, delay_s: float) -> None:
+        if self._pair_timer is not None:
+            self._pair_timer.cancel()
+        self._pair_timer = self.reactor.call_later(delay_s, self._judge_pair)
 
     def _judge_pair(self) -> None:
         """Is the peer that connected served, or an orphan for whose sake the socket must be replaced?"""
@@ -195,11 +206,8 @@ class LocalEnd:
         events = self._events()
         verdict = self._pair.judge(readable=bool(events & zmq.POLLIN), writable=bool(events & zmq.POLLOUT))
         self.watch.refresh()
-        if self._pair_timer is not None:
-            self._pair_timer.cancel()
-            self._pair_timer = None
         if verdict is Verdict.LATER:
-            self._pair_timer = self.reactor.call_later(DRAIN_POLL_S, self._judge_pair)
+            self._judge_pair_in(DRAIN_POLL_S)
         elif verdict is Verdict.REOPEN:
             self._reopen()
 

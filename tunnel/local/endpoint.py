@@ -194,6 +194,13 @@ class ConnectEndpoint(_Tries):
         self._turn = 0
         self._current: str | None = None
         self._was_ever_up = False
+        self._name_timer: asyncio.TimerHandle | None = None
+
+    def stop(self) -> None:
+        super().stop()
+        if self._name_timer is not None:
+            self._name_timer.cancel()
+            self._name_timer = None
 
     def start(self) -> None:
         """Connect now, or as soon as the name is known."""
@@ -222,8 +229,8 @@ class ConnectEndpoint(_Tries):
             self.pause.reset()
         if watch.stuck:
             self._later(GAVE_UP_S, self._look_if_stuck)
-        elif kind == zmq.Event.CONNECT_RETRIED and self._named:
-            self._later(self.pause.take(), self._look_for_another)
+        if self._named and self._name_timer is None and not watch.up:
+            self._name_timer = self.owner.reactor.call_later(self.pause.take(), self._look_for_another)
         return change
 
     def status(self, now: float) -> dict[str, Any]:
@@ -273,7 +280,8 @@ class ConnectEndpoint(_Tries):
 
     def _look_for_another(self) -> None:
         """libzmq keeps to the number that it was given; the name may have moved, or have another that answers."""
-        if not self.watch.up:
+        self._name_timer = None
+        if not self.watch.up and self._current is not None:
             self._look_up(self._try_another())
 
     async def _try_another(self) -> None:

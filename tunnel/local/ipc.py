@@ -31,7 +31,7 @@ class IpcFile:
         self._mode = mode
         self._group = group
         self._private = private
-        self._made: tuple[int, int] | None = None
+        self._made: tuple[int, int, int] | None = None
 
     def __repr__(self) -> str:
         return f"<IpcFile {self.path}{' made' if self._made else ''}>"
@@ -53,8 +53,7 @@ class IpcFile:
         finally:
             if before is not None:
                 os.umask(before)
-        made = os.lstat(self.path)
-        self._made = made.st_dev, made.st_ino
+        self._made = _identity(self.path)
         self._set_access(group_id)
 
     def remove(self) -> None:
@@ -63,8 +62,7 @@ class IpcFile:
         if made is None:
             return
         with contextlib.suppress(OSError):
-            found = os.lstat(self.path)
-            if (found.st_dev, found.st_ino) == made:
+            if _identity(self.path) == made:
                 os.unlink(self.path)
 
     def _check_length(self) -> None:
@@ -125,6 +123,12 @@ class IpcFile:
             raise LocalError(
                 f"{self.path} could not be given its {what}: {error.strerror}. Is this user a member of the group?"
             ) from None
+
+
+def _identity(path: str) -> tuple[int, int, int]:
+    """Which file lies there. The time belongs to it: the number of a removed file is given to the next one."""
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _group_id(group: str | None) -> int | None:

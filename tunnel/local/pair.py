@@ -27,6 +27,8 @@ class PairPeers:
     def __init__(self) -> None:
         self.attached: int | None = None
         self._others: list[int] = []
+        self._certain: set[int] = set()
+        """Those that came while another was served: orphans for certain, whatever POLLOUT says."""
 
     def __repr__(self) -> str:
         return f"<PairPeers attached={self.attached} others={len(self._others)}>"
@@ -39,9 +41,12 @@ class PairPeers:
     def up(self, conn: int) -> None:
         """A peer's handshake succeeded: ask `judge` next."""
         self._others.append(conn)
+        if self.attached is not None:
+            self._certain.add(conn)
 
     def down(self, conn: int) -> None:
-        """A connection ended: ask `judge` next."""
+        """A connection ended: ask `judge` a little later, for libzmq tells of it before it hands over what it had."""
+        self._certain.discard(conn)
         if conn == self.attached:
             self.attached = None
         elif conn in self._others:
@@ -51,7 +56,9 @@ class PairPeers:
         """With the socket's POLLIN and POLLOUT as they are now, and nothing written since the last peer went."""
         if self.attached is not None or not self._others:
             return Verdict.KEEP
-        if writable:
-            self.attached = self._others.pop()
+        served = [conn for conn in self._others if conn not in self._certain]
+        if writable and served:
+            self.attached = served[-1]
+            self._others.remove(self.attached)
             return Verdict.KEEP
         return Verdict.LATER if readable else Verdict.REOPEN
