@@ -61,7 +61,8 @@ def connected(
         socket.hwm = hwm
         socket.linger = 0
         for name, value in options.items():
-            socket.setsockopt(getattr(zmq, name), value)  # type: ignore[arg-type]
+            if name != "ROUTER_MANDATORY" or socket.type == zmq.ROUTER:
+                socket.setsockopt(getattr(zmq, name), value)  # type: ignore[arg-type]
     near.bind("tcp://127.0.0.1:*" if transport == "tcp" else f"inproc://pump-{next(_names)}")
     far.connect(near.last_endpoint.decode())
     return near, far

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from tunnel.pump import Piece, Segment
 
@@ -11,31 +12,38 @@ Message = Sequence[bytes]
 
 
 def encode(messages: Iterable[Message]) -> bytes:
-    run = b""
+    parts = []
     for message in messages:
         for index, frame in enumerate(message):
             more = MORE if index < len(message) - 1 else 0
-            run += (len(frame) | more).to_bytes(4, "little") + frame
-    return run
+            parts += [(len(frame) | more).to_bytes(4, "little"), frame]
+    return b"".join(parts)
 
 
 def decode(run: bytes) -> list[list[bytes]]:
     """Raises ValueError when the run is malformed."""
+    messages, stop = readable(run)
+    if stop < len(run):
+        raise ValueError(f"the run is malformed at {stop} of {len(run)}")
+    return messages
+
+
+def readable(run: bytes) -> tuple[list[list[bytes]], int]:
+    """The messages at the front that are whole, and where the first that is not begins (or the run's size)."""
     messages: list[list[bytes]] = []
+    start = position = 0
     frames: list[bytes] = []
-    while run:
-        value = int.from_bytes(run[:4], "little")
+    while position + 4 <= len(run):
+        value = int.from_bytes(run[position : position + 4], "little")
         size = value & ~MORE
-        if len(run) < 4 + size:
-            raise ValueError("the run ends in the middle of a frame")
-        frames.append(run[4 : 4 + size])
-        run = run[4 + size :]
+        if position + 4 + size > len(run):
+            break
+        frames.append(run[position + 4 : position + 4 + size])
+        position += 4 + size
         if not value & MORE:
             messages.append(frames)
-            frames = []
-    if frames:
-        raise ValueError("the run ends in the middle of a message")
-    return messages
+            frames, start = [], position
+    return messages, start
 
 
 def joined(segments: Iterable[Segment]) -> bytes:
@@ -64,4 +72,4 @@ def contents(pieces: Iterable[Piece]) -> list[list[bytes]]:
 def at_borders(run: bytes, borders: Iterable[int]) -> list[bytes]:
     """The run as segments that meet at `borders` (any numbers; taken modulo the size)."""
     places = sorted({0, len(run), *(border % (len(run) + 1) for border in borders)})
-    return [run[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [run[a:b] for a, b in pairwise(places)]
