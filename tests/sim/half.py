@@ -98,9 +98,12 @@ class Half:
         self.applied: dict[tuple[Peer, str], set[bytes]] = {}
         self.peers: list[Peer] = []
         self._offset_s = 1000.0 * world.random.random()
-        self.slow = world.random.choice((0.0, 0.3))
+        self.slow = world.random.choice((0.0, 0.3, 0.8))
         """How often a local socket is full after a run."""
         self._tick_at = NEVER
+
+    def __repr__(self) -> str:
+        return f"<Half {self.side}{self.id}>"
 
     def now(self) -> float:
         return self.world.now + self._offset_s
@@ -205,7 +208,7 @@ class Half:
         age_s = channel.route.terms.max_age_s
         while inbound.runs:
             if not self.world.calm and self.world.chance(self.slow):
-                pause_s = self.world.random.choice((0.01, 0.1, 0.3))
+                pause_s = self.world.random.choice((0.01, 0.1, 0.6))
                 self.reads_at[key] = self.world.now + pause_s
                 self.world.after(pause_s, self.go_on)
                 return
