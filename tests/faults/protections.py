@@ -24,15 +24,15 @@ def replay() -> None:
 
 
 def resume_point() -> None:
-    """A link that comes back sends again whatever was not delivered, also what was received."""
+    """A link that comes back goes on where the last acknowledgement was, not where the peer says it is."""
     from tunnel.link.outbound import Outbound
 
     original = Outbound.resume
 
     def resume(self: Outbound, received: int, delivered: int) -> None:
-        original(self, received, delivered)
         if self.terms.confirmed:
-            self.cursor = delivered + 1
+            received = delivered = self.delivered
+        original(self, received, delivered)
 
     Outbound.resume = resume  # type: ignore[method-assign]
 

@@ -40,6 +40,14 @@ def swallowed_then_cut(relay: Relay) -> None:
     relay.heal()
 
 
+def deaf_then_cut(relay: Relay) -> None:
+    """What the listener says vanishes for a while, acknowledgements too; what the dialler says arrives."""
+    relay.swallow("to_client")
+    elapse(0.15)
+    relay.cut("fin")
+    relay.heal()
+
+
 def half_open_dialler(relay: Relay) -> None:
     """The dialler sees its end close; the listener hears nothing."""
     relay.half_open("client")
@@ -65,9 +73,13 @@ def short_hole(relay: Relay) -> None:
 
 
 Cut = Callable[[Relay], None]
-QUICK_ONES: tuple[Cut, ...] = (rst, fin, swallowed_then_cut, half_open_dialler, short_hole)
+QUICK_ONES: tuple[Cut, ...] = (rst, fin, swallowed_then_cut, deaf_then_cut, half_open_dialler, short_hole)
 SLOW_ONES: tuple[Cut, ...] = (half_open_listener, black_hole)
 """Noticed only by silence."""
+
+
+SOME_CUTS: list[Cut] = [swallowed_then_cut, deaf_then_cut, rst] * 2
+"""For the controls: each takes something with it."""
 
 
 def plan_of_cuts(count: int) -> list[Cut]:
@@ -142,18 +154,18 @@ def test_fifty_cuts_of_live_routes_lose_what_is_counted(rig: Rig) -> None:
     ],
 )
 def test_the_same_cuts_lose_or_repeat_without_the_protection(rig: Rig, without: list[str], fault: int) -> None:
-    load = run(rig, "confirmed", [swallowed_then_cut, rst] * 4, flow=False, without=without)
+    load = run(rig, "confirmed", SOME_CUTS, flow=False, without=without)
     faults = [verdict.faults[fault] for verdict in load.messages().values()]
     assert sum(faults) > 0, f"the control shows nothing:\n{told(load)}"
 
 
 def test_the_sequence_check_alone_makes_a_wrong_resume_point_harmless(rig: Rig) -> None:
-    load = run(rig, "confirmed", [swallowed_then_cut, rst] * 4, without=["resume_point"])
+    load = run(rig, "confirmed", SOME_CUTS, without=["resume_point"])
     load.assert_clean()
 
 
 def test_live_losses_are_not_told_when_the_counting_is_out(rig: Rig) -> None:
-    load = run(rig, "live", [swallowed_then_cut, rst] * 4, flow=False, without=["counting"])
+    load = run(rig, "live", SOME_CUTS, flow=False, without=["counting"])
     lost, counted = account(rig, load)
     assert sum(lost.values()) > sum(counted.values()), f"the control shows nothing:\n{told(load)}"
 
