@@ -157,7 +157,8 @@ def _folder(folder: Path) -> Finding:
 
 def _key_files(plan: Plan) -> Iterator[Finding]:
     """`read_plan` refuses a key that others may read; what is left is the folder around it."""
-    for folder in {file.parent for file in plan.table.parent.glob("**/*.key_secret")}:
+    beside = (*plan.table.parent.glob("*.key_secret"), *plan.table.parent.glob("*/*.key_secret"))
+    for folder in {file.parent for file in beside}:
         if folder.stat().st_mode & 0o022:
             yield Finding("bad", "keys", f"others may write to {folder}", f"chmod go-w {folder}")
             return
