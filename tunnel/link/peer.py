@@ -371,8 +371,8 @@ class Peer:
         """When `tick` wants to be called, at the latest."""
         if not self.is_open:
             return FOREVER
-        pulses = min(pulse.deadline() for pulse in self._pulses.values())
-        return min(pulses, self._ack_at, self.credit.stall_at())
+        control, data = self._pulses.values()
+        return min(control.deadline(), data.deadline(), self._ack_at, self.credit.stall_at())
 
     def tick(self, now: float) -> str | None:
         """Ping what is idle. A sentence when the link is dead: redial both lanes."""

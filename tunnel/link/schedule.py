@@ -27,7 +27,7 @@ class Schedule:
     def wake(self, channel: Outbound) -> None:
         """This channel has data."""
         if channel.channel not in self._deficit:
-            self._deficit[channel.channel] = 0
+            self._deficit[channel.channel] = QUANTUM_BYTES[channel.terms.priority]
             self._rings[channel.terms.priority].append(channel)
 
     def replace(self, channels: Iterable[Outbound]) -> None:
@@ -43,7 +43,7 @@ class Schedule:
         """The channel that sends next, already charged for its batch; None when no channel has anything to send."""
         while self._deficit:
             for ring in self._rings.values():
-                chosen = self._pick_in(ring, now)
+                chosen = self._pick_in(ring, now) if ring else None
                 if chosen is not None:
                     return chosen
             for ring in self._rings.values():
