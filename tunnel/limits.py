@@ -154,8 +154,12 @@ DESCRIPTORS: Final = 1_048_576
 CONTEXT_SOCKETS: Final = 16_384
 """0MQ sockets of one process, monitors included: 4,096 routes with a socket and two ends of a monitor each."""
 HEARTBEAT_S: Final = 5.0
-HEARTBEAT_TIMEOUT_S: Final = 15.0
-"""ZMTP heartbeats on the link's listener reap dead connections (docs/protocol.md)."""
+HEARTBEAT_TIMEOUT_S: Final = 120.0
+"""ZMTP heartbeats on the link's listener reap connections whose dialler is gone without a word. They wait behind payload
+on the line: at 15 s they ended a healthy lane with 1 MiB under way at 40 KB/s (measured), so this is no sign of life;
+that is SILENCE_S."""
+LISTEN_UNACKED_S: Final = 30.0
+"""TCP itself gives up a connection of the listener when what was sent stays unacknowledged for this long."""
 XPUB_STALL_S: Final = 1.0
 """An XPUB exit that could send nothing for this long drops for its stalled subscribers instead of starving all."""
 XPUB_LOSSY_S: Final = 10.0

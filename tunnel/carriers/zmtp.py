@@ -26,6 +26,7 @@ from tunnel.limits import (
     LINK_FRAME_BYTES,
     LINK_RCVHWM,
     LISTEN_RETRY_S,
+    LISTEN_UNACKED_S,
 )
 from tunnel.monitor import Monitor, MonitorEvent
 from tunnel.pump import SENT, Segment, recv, send
@@ -257,6 +258,7 @@ class ZmtpListener:
             zmq.ROUTER_HANDOVER: 0,
             zmq.HEARTBEAT_IVL: int(HEARTBEAT_S * 1000),
             zmq.HEARTBEAT_TIMEOUT: int(HEARTBEAT_TIMEOUT_S * 1000),
+            zmq.TCP_MAXRT: int(LISTEN_UNACKED_S * 1000),
             zmq.CURVE_SERVER: 1,
             zmq.ZAP_ENFORCE_DOMAIN: 1,
         }.items():
