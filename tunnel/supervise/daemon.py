@@ -95,12 +95,12 @@ def configuration(wanted: Sequence[Program]) -> str:
     parts = [_HEAD.format(log_bytes=PROCESS_LOG_BYTES, user=user)]
     own = keeper()
     parts.append(_KEEPER.format(fingerprint=own.fingerprint, stop_wait_s=own.stop_wait_s, log_bytes=PROCESS_LOG_BYTES))
-    for place, program in enumerate(wanted):
+    for program in wanted:
         parts.append(
             _PROGRAM.format(
                 name=program.name,
                 fingerprint=program.fingerprint,
-                priority=10 + place,
+                priority=program.order,
                 stop_wait_s=program.stop_wait_s,
                 log_bytes=PROCESS_LOG_BYTES,
                 log_backups=PROCESS_LOG_BACKUPS,

@@ -33,6 +33,8 @@ class Program:
     stop_wait_s: int = STOP_WAIT_S
     control: str | None = None
     """Its control socket in the runtime folder; None: it has none."""
+    order: int = 200
+    """Lower ones start first and stop last. Never by place in a list: a sibling's coming would be a change."""
 
     @property
     def fingerprint(self) -> str:
@@ -41,7 +43,7 @@ class Program:
 
 
 def programs(plan: Plan) -> tuple[Program, ...]:
-    """Every process of this side, in the order in which they start; they stop in the reverse order."""
+    """Every process of this side."""
     return (_device(plan),)
 
 
@@ -52,7 +54,7 @@ def keeper() -> Program:
 
 def _device(plan: Plan) -> Program:
     argv = (*_python(), "-m", "tunnel.device", str(plan.table), "--as", plan.side)
-    return Program("device", argv, _environment(), control="device.sock")
+    return Program("device", argv, _environment(), control="device.sock", order=100)
 
 
 def _python() -> tuple[str, ...]:
