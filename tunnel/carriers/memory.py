@@ -181,7 +181,7 @@ class _MemoryLane:
         if listener is None:
             self._lose("connection refused: nobody listens there")
         elif listener.public != server:
-            self._lose("the listener hung up during the handshake: its key is not the one that the table names")
+            self._lose("the listener hung up during the handshake: it does not hold the key that the table names")
         elif (user_id := listener.who(own.public)) is None:
             listener.refused["key"] += 1
             listener.last_refusal = f"A dialler came with the unknown public key {own.public}."

@@ -109,17 +109,18 @@ class _DialledLane:
         self._monitor.close()
         self._socket.close(linger=int(linger_s * 1000))
 
-    def _on_ready(self, _ready: int) -> None:
+    def _on_ready(self, _ready: int) -> bool:
         for _ in range(_FRAMES_A_TURN):
             message = recv(self._socket)
             if message is None:
-                return
+                return True
             if message.overlong:
                 self._lose("the listener sent a frame of more parts than the protocol allows")
             else:
                 self._events.frames(self._lane, message.parts)
             if self._closed:
-                return
+                return True
+        return False
 
     def _on_event(self, event: MonitorEvent) -> None:
         match event.kind:
@@ -168,7 +169,7 @@ def _no_detail(error: int) -> str:
     if error == errno.EAGAIN:
         return f"the listener did not answer the handshake within {HANDSHAKE_S:g} s"
     # libzmq's CURVE server hangs up without a word on a HELLO that it cannot decrypt (measured)
-    return "the listener hung up during the handshake: its key is not the one that the table names, or it is going down"
+    return "the listener hung up during the handshake: it does not hold the key that the table names, or is going down"
 
 
 class ZmtpListener:
@@ -290,17 +291,18 @@ class ZmtpListener:
         self._state = "listening"
         self._reason = ""
 
-    def _on_ready(self, _ready: int) -> None:
+    def _on_ready(self, _ready: int) -> bool:
         for _ in range(_FRAMES_A_TURN):
             message = recv(self._socket, router=True)
             if message is None:
-                return
+                return True
             if message.overlong or not message.user_id:
                 self._dropped += 1
                 continue
             self._events.frames(message.routing_id, message.user_id, message.parts)
             if self._state == "closed":
-                return
+                return True
+        return False
 
     def _on_admitted(self, address: str) -> None:
         if self._guard is not None:
@@ -337,7 +339,7 @@ def _fresh_routing_id() -> bytes:
 def _endpoint_of(port: sockets.socket) -> str:
     name = port.getsockname()
     if port.family == sockets.AF_UNIX:
-        return f"ipc://{name}"
+        return f"ipc://@{name[1:].decode()}" if isinstance(name, bytes) else f"ipc://{name}"
     host = f"[{name[0]}]" if port.family == sockets.AF_INET6 else name[0]
     return f"tcp://{host}:{name[1]}"
 
