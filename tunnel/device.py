@@ -167,16 +167,14 @@ class Device:
     def _settle_one(self, peer: Peer) -> None:
         arrived, peer.arrived = peer.arrived, []
         for channel in arrived:
-            route = self.routes.get(channel.route.name)
-            port = route.port_to(peer) if route else None
-            if route and port:
-                route.pattern.arrived(port)
+            if channel.owner is not None:
+                pattern, port = channel.owner
+                pattern.arrived(port)
         freed, peer.freed = peer.freed, []
         for channel in freed:
-            route = self.routes.get(channel.route.name)
-            port = route.port_to(peer) if route else None
-            if route and port:
-                route.pattern.freed(port)
+            if channel.owner is not None:
+                pattern, port = channel.owner
+                pattern.freed(port)
         link = self.dials.get(peer.side) or self.listens
         if link is not None:
             link.transmit(peer)

@@ -129,7 +129,7 @@ class DialLink:
         if self.dialler.state is State.OPEN and not self._was_open:
             self._was_open = True
             self._log.info("link-up", peer=self.peer.side, address=self.address, resumes=self.dialler.resumes)
-        self._alarm.set(self.dialler.deadline())
+        self._alarm.set(self.peer.ack_at if self._was_open else self.dialler.deadline())
 
     def _send(self) -> None:
         dialled = self._dialled
@@ -141,6 +141,7 @@ class DialLink:
     def _on_alarm(self) -> None:
         self.dialler.tick(self._reactor.now())
         self.transmit()
+        self._alarm.set(self.dialler.deadline())
         self._settle(self.peer)
 
     def _on_hang_up(self, action: HangUp) -> None:
@@ -182,7 +183,6 @@ class DialLink:
 
     def frames(self, lane: Lane, parts: list[Segment]) -> None:
         self.dialler.receive(lane, parts, self._reactor.now())
-        self.transmit()
         self._settle(self.peer)
 
     def lost(self, lane: Lane, reason: str) -> None:
@@ -228,6 +228,7 @@ class ListenLink:
         self._ports = [_Port(self, plan) for plan in plans]
         self._alarm = Alarm(reactor, self._on_alarm)
         self._up: set[str] = set()
+        self._changes = 0
         self._log = Log("link")
 
     def start(self) -> None:
@@ -291,8 +292,10 @@ class ListenLink:
         """Send what may go, to this peer or to all."""
         for conn, parts in self.listener.transmit(self._reactor.now(), peer):
             self._send(conn, parts)
-        self._note_changes()
-        self._alarm.set(peer.deadline() if peer is not None else self.listener.deadline())
+        if self.listener.changes != self._changes:
+            self._note_changes()
+        if peer is not None:
+            self._alarm.set(peer.ack_at)
 
     def _send(self, conn: Hashable, parts: Any) -> None:
         port, routing_id = cast("tuple[_Port, bytes]", conn)
@@ -300,18 +303,19 @@ class ListenLink:
             self.listener.lost(conn, "the connection is gone")
 
     def _note_changes(self) -> None:
+        self._changes = self.listener.changes
         up = {side for side, peer in self.peers.items() if peer.is_open}
-        if up == self._up:
-            return
         for side in up - self._up:
             self._log.info("link-up", peer=side, resumes=self.listener.resumes(side))
         for side in self._up - up:
             self._log.warning("link-down", peer=side, reason=self.listener.reason(side))
         self._up = up
+        self._alarm.set(self.listener.deadline())
 
     def _on_alarm(self) -> None:
         self.listener.tick(self._reactor.now())
         self.transmit()
+        self._alarm.set(self.listener.deadline())
         for peer in self.peers.values():
             self._settle(peer)
 
@@ -319,6 +323,7 @@ class ListenLink:
 
     def on_frames(self, conn: tuple[_Port, bytes], user_id: str, parts: list[Segment]) -> None:
         peer = self.listener.receive(conn, user_id, parts, self._reactor.now())
-        self.transmit(peer)
-        if peer is not None:
+        if peer is None:
+            self.transmit()
+        else:
             self._settle(peer)

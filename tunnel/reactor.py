@@ -19,7 +19,8 @@ import zmq
 from tunnel.limits import CONTEXT_SOCKETS, EVENTS_TICK_S
 
 T = TypeVar("T")
-OnReady = Callable[[int], None]
+OnReady = Callable[[int], object]
+"""True: every message was received, up to EAGAIN, and nothing was left half done; so EVENTS need not be read again."""
 
 LOCAL_AFFINITY: Final = 1
 """ZMQ_AFFINITY of local sockets: I/O thread 0."""
@@ -94,7 +95,7 @@ class Reactor:
 class Watch:
     """Waits for one socket on behalf of its owner. Close it before the socket is closed."""
 
-    __slots__ = ("_fd", "_get", "_on_ready", "_reactor", "_soon", "_turning", "_want", "closed", "on_edge")
+    __slots__ = ("_fd", "_get", "_on_ready", "_poked", "_reactor", "_soon", "_turning", "_want", "closed", "on_edge")
 
     def __init__(self, reactor: Reactor, socket: zmq.Socket[bytes], on_ready: OnReady, want: int) -> None:
         self._reactor = reactor
@@ -102,13 +103,14 @@ class Watch:
         self._on_ready = on_ready
         self._want = want
         self._soon = False  # a call of _look is already queued
-        self._turning = False  # inside on_ready: EVENTS is reread afterwards anyway
+        self._turning = False  # inside on_ready
+        self._poked = False  # ... and the owner sent meanwhile
         self.closed = False
         self.on_edge: Callable[[], None] | None = None
         """Called when the descriptor announces anything at all: for sockets that always say they can be written."""
         self._fd = self._get(zmq.FD)
         reactor.loop.add_reader(self._fd, self._on_descriptor)
-        self.poke()  # what arrived before the watch gave its edge already
+        self._queue_look()  # what arrived before the watch gave its edge already
 
     def __repr__(self) -> str:
         return f"<Watch fd={self._fd} want={self._want}{' closed' if self.closed else ''}>"
@@ -121,10 +123,11 @@ class Watch:
                 self.poke()
 
     def poke(self) -> None:
-        """The owner sent or received on this socket: reread EVENTS this loop turn (many pokes are one)."""
-        if not (self._soon or self._turning or self.closed):
-            self._soon = True
-            self._reactor.loop.call_soon(self._look)
+        """The owner sent or received on this socket, which may have taken the edge of something that waits: look."""
+        if self._turning:
+            self._poked = True
+        elif not (self._soon or self.closed) and self._want and self._get(_EVENTS) & self._want:
+            self._queue_look()
 
     def close(self) -> None:
         """No callback after this, not even one already queued."""
@@ -133,11 +136,20 @@ class Watch:
             self._reactor.loop.remove_reader(self._fd)
             self._reactor._forget(self)
 
+    def _queue_look(self) -> None:
+        self._soon = True
+        self._reactor.loop.call_soon(self._look)
+
     def _on_descriptor(self) -> None:
-        if not self._soon:  # else _look is about to, and twice a turn would be unfair to the others
+        """Something changed. Who waits for messages just tries to receive: that takes the edge and saves a call."""
+        if self.closed:
+            return
+        if self._want == _POLLIN:
+            self._call(_POLLIN)
+        else:
             self._turn()
         if self.on_edge is not None and not self.closed:
-            self._get(_EVENTS)  # takes in what was announced, where _turn had nothing to wait for
+            self._get(_EVENTS)
             self.on_edge()
 
     def _look(self) -> None:
@@ -145,21 +157,26 @@ class Watch:
         self._turn()
 
     def _turn(self) -> None:
-        """Read EVENTS, which also takes in what the descriptor announced; call the owner; look again."""
-        if self.closed:
-            return
-        ready = self._get(_EVENTS) & self._want
-        if not ready:
-            return
+        """Read EVENTS, which also takes in what the descriptor announced, and call the owner for what it wants."""
+        if not self.closed:
+            ready = self._get(_EVENTS) & self._want
+            if ready:
+                self._call(ready)
+
+    def _call(self, ready: int) -> None:
+        """Call the owner; look again unless it has certainly taken everything."""
         self._turning = True
+        self._poked = False
+        emptied: object = False
         try:
-            self._on_ready(ready)
+            emptied = self._on_ready(ready)
         finally:
             # after an exception the tick tries again: at once would spin
             self._turning = False
-        if not (self._soon or self.closed) and self._want and self._get(_EVENTS) & self._want:
-            self._soon = True
-            self._reactor.loop.call_soon(self._look)
+        certain = emptied is True and not self._poked and self._want == _POLLIN
+        if not (certain or self._soon or self.closed) and self._want and self._get(_EVENTS) & self._want:
+            self._queue_look()
 
 
 _EVENTS: Final = int(zmq.EVENTS)
+_POLLIN: Final = int(zmq.POLLIN)

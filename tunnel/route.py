@@ -56,6 +56,8 @@ class RunningRoute:
         self.ports = [Port(peers[side], peers[side].add(link_route(plan))) for side in plan.peers]
         self.end = LocalEnd(reactor, zap, plan, self.pattern.on_ready, self.pattern.on_reopened, private_dir)
         self.pattern.attach(self.end, self.ports)
+        for port in self.ports:
+            port.channel.owner = (self.pattern, port)
         self.pattern.say_too_large = self._say_too_large  # type: ignore[method-assign]
         self._log = Log("route")
 
@@ -67,13 +69,11 @@ class RunningRoute:
         self.pattern.on_opened()
         self.pattern.want()
 
-    def port_to(self, peer: Peer) -> Port | None:
-        return next((port for port in self.ports if port.peer is peer), None)
-
     async def close(self, linger_s: float) -> None:
         """The route leaves the table (or the process ends)."""
         await self.end.close(linger_s)
         for port in self.ports:
+            port.channel.owner = None
             port.peer.remove(self.plan.name)
 
     def say_peers(self) -> None:

@@ -59,6 +59,8 @@ class Listener:
 
     def __init__(self, peers: Mapping[str, Peer], token: Callable[[int], bytes]) -> None:
         self.counts: Counter[str] = Counter()
+        self.changes = 0
+        """Goes up whenever a link opens or ends."""
         self._token = token
         self._sides = {side: _Side(peer) for side, peer in peers.items()}
         self._bound: dict[Hashable, tuple[_Side, Lane]] = {}
@@ -169,6 +171,7 @@ class Listener:
             side.ended.append(side.session)
             self._refuse_bound(side, "evicted", f"another process of {peer.side} has taken this one's place")
         self._unbind(side, "")
+        self.changes += 1
         side.session = hello.session
         side.opens += 1
         side.resumes += pending.resume
@@ -227,6 +230,7 @@ class Listener:
     def _unbind(self, side: _Side, reason: str) -> None:
         for conn in side.lanes.values():
             self._bound.pop(conn, None)
+        self.changes += 1
         side.lanes = {}
         side.reason = reason
         side.peer.closed()

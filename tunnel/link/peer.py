@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tunnel.errors import RemoteProtocolError
 from tunnel.limits import ACK_BYTES, ACK_DELAY_S, CLOCK_WINDOW_S
@@ -52,7 +52,7 @@ class Route:
     """What an ended session of the peer sent is still handed on (not so for requests: nobody waits for the answer)."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Channel:
     """One route towards one peer."""
 
@@ -73,6 +73,8 @@ class Channel:
     max_message_bytes: int = 0
     remote_peers: int = 0
     """Applications connected at the other end."""
+    owner: Any = None
+    """Whatever the owner wants to find here when the channel is in `arrived` or `freed`."""
 
 
 class Peer:
@@ -108,7 +110,8 @@ class Peer:
         self._lane_received = 0
         self._owed_bytes = 0
         self._owed_channels: dict[int, Inbound] = {}
-        self._ack_at = FOREVER
+        self.ack_at = FOREVER
+        """When an acknowledgement must go at the latest: the one deadline that comes nearer while a link is open."""
         self._peer_counts: dict[int, int] = {}
         self._handlers: dict[Kind, Callable[[Lane, Sequence[Segment], float], None]] = {
             Kind.DATA: self._on_data,
@@ -199,7 +202,7 @@ class Peer:
         self._lane_received = 0
         self._owed_bytes = 0
         self._owed_channels = {n: c.inbound for n, c in self._by_peer_number.items() if c.inbound}
-        self._ack_at = now + ACK_DELAY_S
+        self.ack_at = now + ACK_DELAY_S
 
     @staticmethod
     def _restart(channel: Channel) -> None:
@@ -262,7 +265,7 @@ class Peer:
         """The connection is gone; everything else stays, but the fragments of `live` messages that were cut in two."""
         self.is_open = False
         self._outbox.clear()
-        self._ack_at = FOREVER
+        self.ack_at = FOREVER
         for channel in self.channels.values():
             if channel.inbound and not channel.route.terms.confirmed:
                 channel.inbound.abandon()
@@ -282,7 +285,7 @@ class Peer:
         self._owed_channels[channel.peer_number] = inbound
         inbound.owed_bytes += size
         due = now if inbound.owed_bytes >= inbound.window_bytes // 4 else now + ACK_DELAY_S
-        self._ack_at = min(self._ack_at, due)
+        self.ack_at = min(self.ack_at, due)
 
     def topics_changed(self, channel: Channel) -> None:
         """`wanted` has changes for the peer."""
@@ -337,13 +340,13 @@ class Peer:
         for outbound in self._schedule.relieved:
             self.freed.append(self._by_number[outbound.channel])
         self._schedule.relieved.clear()
-        if self._owed_bytes >= ACK_BYTES or now >= self._ack_at:
+        if self._owed_bytes >= ACK_BYTES or now >= self.ack_at:
             out.append((Lane.CONTROL, wire.encode_ack(self._ack())))
         return out
 
     def _data(self, outbound: Outbound, now: float) -> Parts:
         batch = outbound.take(now)
-        ack = self._ack() if self._ack_at is not FOREVER else None
+        ack = self._ack() if self.ack_at is not FOREVER else None
         header = wire.encode_data(
             Data(outbound.channel, batch.seq, int(batch.born * 1e6), batch.messages, batch.more, ack)
         )
@@ -358,7 +361,7 @@ class Peer:
             inbound.owed_bytes = 0
         self._owed_bytes = 0
         if not self._owed_channels:
-            self._ack_at = FOREVER
+            self.ack_at = FOREVER
         return Ack(self._lane_received, delivered)
 
     def _ping(self, lane: Lane, now: float) -> None:
@@ -372,7 +375,7 @@ class Peer:
         if not self.is_open:
             return FOREVER
         control, data = self._pulses.values()
-        return min(control.deadline(), data.deadline(), self._ack_at, self.credit.stall_at())
+        return min(control.deadline(), data.deadline(), self.ack_at, self.credit.stall_at())
 
     def tick(self, now: float) -> str | None:
         """Ping what is idle. A sentence when the link is dead: redial both lanes."""
@@ -407,7 +410,7 @@ class Peer:
         size = sum(map(len, segments))
         self._lane_received += size + len(parts[0])
         self._owed_bytes += size
-        self._ack_at = min(self._ack_at, now + ACK_DELAY_S)
+        self.ack_at = min(self.ack_at, now + ACK_DELAY_S)
         channel = self._by_peer_number.get(header.channel)
         if channel is None or channel.inbound is None:
             raise RemoteProtocolError("channel", f"the peer sends on channel {header.channel}, which it may not open")

@@ -56,6 +56,8 @@ class Kind(IntEnum):
     BYE = 13
 
 
+_KINDS: Final = {int(kind): kind for kind in Kind}
+
 MORE: Final = 1
 """DATA flag: a fragment; the message goes on in the channel's next batch."""
 ACKED: Final = 2
@@ -113,13 +115,13 @@ def _bad(what: str) -> RemoteProtocolError:
 
 def kind_of(parts: Sequence[Segment]) -> Kind:
     """The kind of a link message; an empty or unknown one is the peer's error."""
-    head = bytes(memoryview(parts[0])[:1]) if parts else b""
-    if not head:
+    if not parts or not len(parts[0]):
         raise _bad("it is empty")
-    try:
-        return Kind(head[0])
-    except ValueError:
-        raise _bad(f"kind {head[0]} is not known") from None
+    first = memoryview(parts[0])[0]
+    kind = _KINDS.get(first)
+    if kind is None:
+        raise _bad(f"kind {first} is not known")
+    return kind
 
 
 # --- HELLO, WELCOME, OPENED, REFUSE, BYE: JSON, for they are rare and read by people --------------------------------

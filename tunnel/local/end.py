@@ -41,7 +41,7 @@ class LocalEnd:
         reactor: Reactor,
         zap: Zap,
         route: RoutePlan,
-        on_ready: Callable[[int], None],
+        on_ready: Callable[[int], object],
         on_reopened: Callable[[], None],
         private_dir: Path | None = None,
     ) -> None:
@@ -235,7 +235,7 @@ class EndWatch:
     is held back while the end may not send.
     """
 
-    def __init__(self, end: LocalEnd, on_ready: Callable[[int], None]) -> None:
+    def __init__(self, end: LocalEnd, on_ready: Callable[[int], object]) -> None:
         self._end = end
         self._on_ready = on_ready
         self._want = int(zmq.POLLIN)

@@ -54,7 +54,7 @@ class Hub(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Port:
     """One peer's end of a route."""
 
@@ -131,15 +131,17 @@ class Pattern:
 
     # --- called by the device ----------------------------------------------------------------------------------------
 
-    def on_ready(self, events: int) -> None:
-        """The local socket can be read or written."""
+    def on_ready(self, events: int) -> bool:
+        """The local socket can be read or written. What was read leaves first, the bookkeeping comes after it."""
+        emptied = False
         if events & zmq.POLLOUT and self._blocked:
             self._blocked = False
             self.push()
         if events & zmq.POLLIN:
-            self.read()
-        self.want()
+            emptied = self.read()
         self.hub.settle()
+        self.want()
+        return emptied
 
     def on_opened(self) -> None:
         """The local socket is there for the first time."""
@@ -158,7 +160,8 @@ class Pattern:
             self._turn.append(port)
         if not self._blocked:
             self.push()
-            self.want()
+            if self._blocked:
+                self.want()
 
     def freed(self, port: Port) -> None:
         """A window has opened, or a link has come or gone."""
@@ -185,8 +188,8 @@ class Pattern:
     def wants_to_read(self) -> bool:
         return bool(self.ports) and all(port.has_room() for port in self.ports)
 
-    def read(self) -> None:
-        """One batch from the local socket."""
+    def read(self) -> bool:
+        """One batch from the local socket. True: it has no more."""
         raise NotImplementedError
 
     def max_message_bytes(self) -> int:
@@ -200,8 +203,10 @@ class Pattern:
         self.hub.touch(port.peer)
 
     def count_in(self, drained: Drained) -> None:
-        messages = sum(piece.messages for piece in drained.pieces)
-        size = sum(piece.size for piece in drained.pieces)
+        messages = size = 0
+        for piece in drained.pieces:
+            messages += piece.messages
+            size += piece.size
         self.tally.messages_in += messages
         self.tally.bytes_in += size
         self.marks.entered(self.socket, size, messages)

@@ -9,6 +9,7 @@ from tunnel.patterns.base import Pattern
 class Pair(Pattern):
     """PAIR, at either end."""
 
-    def read(self) -> None:
-        port = self.ports[0]
-        self.take_in(port, pump.drain(self.socket, self.max_message_bytes()), self.hub.now())
+    def read(self) -> bool:
+        drained = pump.drain(self.socket, self.max_message_bytes())
+        self.take_in(self.ports[0], drained, self.hub.now())
+        return drained.emptied

@@ -15,19 +15,21 @@ class PipelineFrom(Pattern):
     def wants_to_read(self) -> bool:
         return bool(takers(self.ports))
 
-    def read(self) -> None:
+    def read(self) -> bool:
         able = takers(self.ports)
         if not able:
-            return
+            return False
         now = self.hub.now()
         if len(able) == 1:
-            self.take_in(able[0], pump.drain(self.socket, self.max_message_bytes()), now)
-            return
+            drained = pump.drain(self.socket, self.max_message_bytes())
+            self.take_in(able[0], drained, now)
+            return drained.emptied
         self._next += 1
         first = self._next % len(able)
         shares = pump.drain_shares(self.socket, self.max_message_bytes(), len(able))
         for port, share in zip(able[first:] + able[:first], shares, strict=True):
             self.take_in(port, share, now)
+        return False
 
 
 class PipelineTo(Pattern):

@@ -89,21 +89,22 @@ class PubsubFrom(Pattern):
     def wants_to_read(self) -> bool:
         return bool(self.ports) and all(port.has_room() for port in self.ports)
 
-    def read(self) -> None:
+    def read(self) -> bool:
         now = self.hub.now()
         drained = pump.drain(self.socket, self.max_message_bytes())
         if len(self.ports) == 1 and not self.plan.topics.deny:
             self.take_in(self.ports[0], drained, now)
-            return
+            return drained.emptied
         self.count_in(drained)
         run = [segment for piece in drained.pieces for segment in piece.segments]
         if not run:
-            return
+            return drained.emptied
         split = pump.split(run, self._topics, len(self.ports))
         self.dropped["denied"] += split.denied
         for port, part in zip(self.ports, split, strict=True):
             port.put(part.pieces, now)
             self.hub.touch(port.peer)
+        return drained.emptied
 
 
 class PubsubTo(Pattern):
@@ -131,7 +132,7 @@ class PubsubTo(Pattern):
                 self._say(port)
         super().on_reopened()
 
-    def read(self) -> None:
+    def read(self) -> bool:
         """Subscriptions come as messages: 1 or 0 and the topic."""
         for _ in range(SUBSCRIPTIONS_A_TURN):
             try:
@@ -148,6 +149,7 @@ class PubsubTo(Pattern):
                     self.dropped["subscription"] += 1
         for port in self.ports:
             self._say(port)
+        return False
 
     def _say(self, port: Port) -> None:
         port.peer.topics_changed(port.channel)

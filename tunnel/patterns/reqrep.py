@@ -39,19 +39,21 @@ class ReqrepFrom(Pattern):
     def wants_to_read(self) -> bool:
         return bool(takers(self.ports))
 
-    def read(self) -> None:
+    def read(self) -> bool:
         able = takers(self.ports)
         if not able:
-            return
+            return False
         now = self.hub.now()
         if len(able) == 1:
-            self.take_in(able[0], pump.drain(self.socket, self.max_message_bytes(), True), now)
-            return
+            drained = pump.drain(self.socket, self.max_message_bytes(), True)
+            self.take_in(able[0], drained, now)
+            return drained.emptied
         self._next += 1
         first = self._next % len(able)
         shares = pump.drain_shares(self.socket, self.max_message_bytes(), len(able))
         for port, share in zip(able[first:] + able[:first], shares, strict=True):
             self.take_in(port, share, now)
+        return False
 
     def feed(self, port: Port, run: Run) -> Fed:
         if self._parked:
@@ -144,7 +146,7 @@ class ReqrepTo(Pattern):
         tag = port.peer.peer_session[:TAG_BYTES]
         return pump.feed(self.socket, run.segments, run.position, tag, 0, self.patience_us)
 
-    def read(self) -> None:
+    def read(self) -> bool:
         now = self.hub.now()
         by_tag = {port.peer.peer_session[:TAG_BYTES]: port for port in self.ports if port.peer.peer_session}
         tagged = pump.drain_tagged(self.socket, self.max_message_bytes())
@@ -158,3 +160,4 @@ class ReqrepTo(Pattern):
                 self.dropped["side_away"] += messages
             else:
                 self.take_in(port, drained, now)
+        return tagged.emptied

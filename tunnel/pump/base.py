@@ -86,25 +86,30 @@ class Piece:
 
 
 class Drained:
-    """What was read from a socket: `pieces` in order, and messages dropped as `too_large` or as `probes`."""
+    """What was read from a socket: `pieces` in order, and messages dropped as `too_large` or as `probes`.
 
-    __slots__ = ("pieces", "probes", "too_large")
+    `emptied`: it ended because the socket had nothing more, so EVENTS need not be read for POLLIN (`drain` only).
+    """
+
+    __slots__ = ("emptied", "pieces", "probes", "too_large")
 
     def __init__(self, pieces: list[Piece], too_large: int = 0, probes: int = 0) -> None:
         self.pieces = pieces
         self.too_large = too_large
         self.probes = probes
+        self.emptied = False
 
     def __repr__(self) -> str:
         return f"<Drained pieces={self.pieces} too_large={self.too_large} probes={self.probes}>"
 
 
 class Tagged(list[tuple[bytes, Drained]]):
-    """(tag, what came under it) in order; `untagged` messages had one frame only and were dropped."""
+    """(tag, what came under it) in order; `untagged` messages had one frame only and were dropped; `emptied`: above."""
 
     def __init__(self) -> None:
         super().__init__()
         self.untagged = 0
+        self.emptied = False
 
 
 class Split(list[Drained]):

@@ -245,7 +245,9 @@ def drain(socket, max_message, bint skip_probe=False):
         if taken.size == 0 and not too_large and not probes and rc != NOTHING:
             raise failure(rc - FAILED)
         taken.settle_extents()
-        return _base.Drained(pieces_of(&pile, taken.extents, taken.size), too_large, probes)
+        drained = _base.Drained(pieces_of(&pile, taken.extents, taken.size), too_large, probes)
+        drained.emptied = rc == NOTHING
+        return drained
     finally:
         pile_free(&pile)
         give_back(taken)
@@ -331,6 +333,7 @@ def drain_tagged(socket, max_message):
         for i in range(<size_t>len(tags)):
             pieces = pieces_of(&piles[i], taken.extents, taken.size)
             tagged.append((tags[i], _base.Drained(pieces, too_large[i])))
+        tagged.emptied = rc == NOTHING
         return tagged
     finally:
         for i in range(TAG_CHANGES + 2):

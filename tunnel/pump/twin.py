@@ -96,13 +96,20 @@ def header(size: int, more: bool) -> bytes:
 def drain(socket: zmq.Socket[bytes], max_message: int, skip_probe: bool = False) -> Drained:
     """Receive whole messages until EAGAIN or a batch is full. See the package's docstring."""
     intake, pile, probes = _Intake(socket, max_message), Pile(), 0
-    while not intake.full() and (frames := intake.take()) is not None:
+    emptied = False
+    while not intake.full():
+        frames = intake.take()
+        if frames is None:
+            emptied = True
+            break
         parts = intake.pack(frames)
         if parts is not None and skip_probe and len(frames) == 2 and not len(frames[1]):
             probes += 1
         elif parts is not None:
             pile.add(parts)
-    return Drained(pile.pieces(), intake.too_large, probes)
+    drained = Drained(pile.pieces(), intake.too_large, probes)
+    drained.emptied = emptied
+    return drained
 
 
 def drain_shares(socket: zmq.Socket[bytes], max_message: int, n: int) -> list[Drained]:
@@ -124,7 +131,11 @@ def drain_tagged(socket: zmq.Socket[bytes], max_message: int) -> Tagged:
     """Like `drain`; the first frame of each message is taken off and says to which (tag, Drained) it belongs."""
     intake, tagged = _Intake(socket, max_message), Tagged()
     groups: list[tuple[bytes, Pile, int]] = []
-    while not intake.full() and len(groups) <= TAG_CHANGES and (frames := intake.take()) is not None:
+    while not intake.full() and len(groups) <= TAG_CHANGES:
+        frames = intake.take()
+        if frames is None:
+            tagged.emptied = True
+            break
         if len(frames) == 1:
             tagged.untagged += 1
             continue
