@@ -200,7 +200,7 @@ def _stop_on(run: Run, half: Half, until: float) -> None:
     run.world.after(0.2, _replace, run, half)
 
 
-# --- the run -----------------------------------------------------------------------------------------------------------
+# --- the run ----------------------------------------------------------------------------------------------------------
 
 
 def play(seed: int, listener: type[Listener] = Listener) -> Run:
