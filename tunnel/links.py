@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -198,6 +199,8 @@ class _Port:
         self.plan = plan
         self.link = link
         self.listening: Listening | None = None
+        self.refused: Counter[str] = Counter()
+        """What came with a known key and was not taken, by the protocol's word for it."""
 
     def frames(self, conn: bytes, user_id: str, parts: list[Segment]) -> None:
         self.link.on_frames((self, conn), user_id, parts)
@@ -227,6 +230,7 @@ class ListenLink:
         self._settle = settle
         self._ports = [_Port(self, plan) for plan in plans]
         self._alarm = Alarm(reactor, self._on_alarm)
+        self._noted: Counter[str] = Counter()
         self._up: set[str] = set()
         self._changes = 0
         self._log = Log("link")
@@ -284,7 +288,7 @@ class ListenLink:
         ]
 
     def ports_status(self) -> list[dict[str, Any]]:
-        return [port.listening.status() for port in self._ports if port.listening is not None]
+        return [_port_status(port, port.listening) for port in self._ports if port.listening is not None]
 
     # --- decisions ---------------------------------------------------------------------------------------------------
 
@@ -324,6 +328,20 @@ class ListenLink:
     def on_frames(self, conn: tuple[_Port, bytes], user_id: str, parts: list[Segment]) -> None:
         peer = self.listener.receive(conn, user_id, parts, self._reactor.now())
         if peer is None:
+            self._note_refused(conn[0], user_id)
             self.transmit()
         else:
             self._settle(peer)
+
+    def _note_refused(self, port: _Port, user_id: str) -> None:
+        """What the listener has counted since the last look, put down to this port; with what it broke off meanwhile."""
+        for reason, count in (self.listener.counts - self._noted).items():
+            port.refused[reason.removeprefix("refused_")] += count
+            self._log.warning("refused", peer=user_id, port=port.plan.address, reason=reason.removeprefix("refused_"))
+        self._noted = self.listener.counts.copy()
+
+
+def _port_status(port: _Port, listening: Listening) -> dict[str, Any]:
+    status = listening.status()
+    status["refused"] = {**status["refused"], **port.refused}
+    return status
