@@ -53,10 +53,15 @@ def test_a_killed_half_comes_back_and_the_other_keeps_its_connections(rig: Rig, 
         route = stream.split()[0]
         assert not verdict.alien, verdict
         assert len(verdict.repeated) <= repeats[route], f"{stream}: {verdict}; said to repeat at most {repeats}"
-        assert len(verdict.lost) <= counted[route] + held(stream, side), f"{stream}: {verdict}; counted {counted}"
-        assert not late(verdict), f"{stream}: {verdict}"
-    assert load.requests(load.clients).mistaken == []
-    assert load.requests(load.crowd).mistaken == []
+        if (stream, side) == ("ticks", "dmz"):
+            assert one_gap(verdict), f"more than what was published while nobody was subscribed: {verdict}"
+        else:
+            assert len(verdict.lost) <= counted[route] + held(stream, side), f"{stream}: {verdict}; counted {counted}"
+        assert not verdict.reordered, f"{stream}: {verdict}"
+    for client in (load.clients, load.crowd):
+        requests = load.requests(client)
+        assert not requests.mistaken
+        assert not requests.carried_out_twice
 
 
 def held(stream: str, side: str) -> int:
@@ -65,8 +70,12 @@ def held(stream: str, side: str) -> int:
     return ENTRY_QUEUE if (side == "plant") == outwards else EXIT_HWM + 2 * 64
 
 
-def late(verdict: Verdict) -> list[tuple[str, int]]:
-    return verdict.reordered
+def one_gap(verdict: Verdict) -> bool:
+    """Per topic nothing but one stretch is missing: a subscriber that has to subscribe anew misses what came before."""
+    seqs: dict[str, list[int]] = {}
+    for topic, seq in verdict.lost:
+        seqs.setdefault(topic, []).append(seq)
+    return all(max(lost) - min(lost) + 1 == len(lost) for lost in seqs.values())
 
 
 def may_repeat(rig: Rig, route: str) -> int:
