@@ -1,7 +1,6 @@
 """Tables that are wrong, and what is said about each: `▶` stands before the place that the problem must name.
 
-A table with several marks has several problems, one for each mark, in the order of the file. `words` begins with the path
-that is shown where there is one (`routes.orders.max_age: ...`).
+A table with several marks has several problems, one for each mark, in the order of the file.
 """
 
 from __future__ import annotations
@@ -563,7 +562,8 @@ end("sndbuf without unit", "bind: local|sndbuf: ▶100", "100 has no unit")
 change(
     "a pair of three",
     "  ticks:\n",
-    "  chat:\n    pattern: pair\n    max_age: never\n    from: dmz bind local\n    to: ▶plant bind local ipc://b\n  ticks:\n",
+    "  chat:\n    pattern: pair\n    max_age: never\n    from: dmz bind local\n    to: ▶plant bind local ipc://b\n"
+    "  ticks:\n",
     "an end of a pair route has one endpoint",
 )
 end(

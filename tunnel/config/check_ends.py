@@ -1,4 +1,4 @@
-"""Rules on one end of a route: what belongs to a bind and what to a connect, CURVE and PLAIN, and nothing open unsaid."""
+"""Rules on one end of a route: what belongs to a bind and what to a connect, CURVE and PLAIN, nothing open unsaid."""
 
 from __future__ import annotations
 

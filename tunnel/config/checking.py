@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tunnel.config.load import Tree
 from tunnel.config.model import Defaults, Route
-from tunnel.config.nodes import Mark, Path, Scalar, show_path
-from tunnel.config.read import Draft, written
+from tunnel.config.nodes import Mark, Path, Scalar
+from tunnel.config.read import Draft
 from tunnel.config.table import Settings, settle
 from tunnel.config.values import listing, suggest
 from tunnel.errors import Problem
@@ -30,15 +30,13 @@ class Checking:
         return settle(route, self.defaults)
 
     def tell(self, path: Path, sentence: str, *, key: bool = False) -> None:
-        mark = self.tree.mark(path, key=key)
-        self.problems.append(mark.problem(show_path(written(self.tree, path)), sentence))
+        self.problems.append(self.tree.problem(path, sentence, key=key))
 
     def tell_at(self, mark: Mark, path: str, sentence: str) -> None:
         self.problems.append(mark.problem(path, sentence))
 
     def warn(self, path: Path, sentence: str, *, key: bool = False) -> None:
-        mark = self.tree.mark(path, key=key)
-        self.warnings.append(mark.problem(show_path(written(self.tree, path)), sentence))
+        self.warnings.append(self.tree.problem(path, sentence, key=key))
 
     def where(self, path: Path) -> str:
         """`line 12`, for pointing from one problem at another place."""

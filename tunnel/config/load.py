@@ -59,7 +59,23 @@ class Tree:
         return key_mark if key or empty else node.mark
 
     def problem(self, path: Steps, sentence: str, *, key: bool = False) -> Problem:
-        return self.mark(path, key=key).problem(show_path(path), sentence)
+        """A problem there; its path is shown as the table is written, without steps that the text leaves out."""
+        return self.mark(path, key=key).problem(show_path(self._written(path)), sentence)
+
+    def _written(self, path: Steps) -> Steps:
+        shown: list[str | int] = []
+        node: Node = self.root
+        for step in path:
+            if isinstance(node, Map) and isinstance(step, str) and step in node.entries:
+                node = node.entries[step].node
+            elif isinstance(node, Seq) and isinstance(step, int) and step < len(node.items):
+                node = node.items[step]
+            elif isinstance(step, int):
+                continue
+            else:
+                break
+            shown.append(step)
+        return tuple(shown)
 
     def folder(self, path: Steps) -> Path:
         """Relative paths in the value at a path are relative to this folder."""

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from tunnel.config.load import SECTIONS, Tree
 from tunnel.config.model import Bridge, Link, Model, Route, Side, TableModel
-from tunnel.config.nodes import Map, Node, Path, Scalar, Seq, show_path
+from tunnel.config.nodes import Map, Node, Path, Scalar, Seq
 from tunnel.config.values import listing, name, nearest
 from tunnel.errors import Problem
 
@@ -173,34 +173,13 @@ def _problem(model: type[Model], tree: Tree, path: Path, detail: ErrorDetails) -
     kind = detail["type"]
     context = detail.get("ctx", {})
     if kind == "value_error":
-        return _at(tree, place, str(context["error"]))
+        return tree.problem(place, str(context["error"]))
     if kind == "extra_forbidden":
         key = str(detail["loc"][-1])
-        return _at(tree, place, _unknown_key(key, _keys(model, detail)), key=True)
+        return tree.problem(place, _unknown_key(key, _keys(model, detail)), key=True)
     if kind == "missing":
-        return tree.mark(place[:-1], key=True).problem(show_path(place[:-1]), f"'{place[-1]}:' is missing here.")
-    return _at(tree, place, _sentence(kind, context, detail.get("input")))
-
-
-def _at(tree: Tree, place: Path, sentence: str, *, key: bool = False) -> Problem:
-    """The problem, with its path shown as the table is written: without steps that the text leaves out."""
-    return tree.mark(place, key=key).problem(show_path(written(tree, place)), sentence)
-
-
-def written(tree: Tree, place: Path) -> Path:
-    shown: list[str | int] = []
-    node: Node = tree.root
-    for step in place:
-        if isinstance(node, Map) and isinstance(step, str) and step in node.entries:
-            node = node.entries[step].node
-        elif isinstance(node, Seq) and isinstance(step, int) and step < len(node.items):
-            node = node.items[step]
-        elif isinstance(step, int):
-            continue
-        else:
-            break
-        shown.append(step)
-    return tuple(shown)
+        return tree.problem(place[:-1], f"'{place[-1]}:' is missing here.", key=True)
+    return tree.problem(place, _sentence(kind, context, detail.get("input")))
 
 
 def _sentence(kind: str, context: dict[str, Any], value: object) -> str:
