@@ -24,7 +24,7 @@ from tests.pump.runs import at_borders, contents, decode, encode, joined, readab
 from tunnel.limits import REFERENCE_BYTES
 from tunnel.pump import BAD, DENY, DONE, RunError, twin, twin_runs
 
-ROUNDS = 1500
+ROUNDS = 4000
 SECONDS = float(os.environ.get("ZTUNNEL_FUZZ_S", "0"))
 SEED = int(os.environ.get("ZTUNNEL_FUZZ_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 48)
 LENGTHS = [0, 1, 3, 4, 5, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF_FFFF, 0x8000_0000, 0x8000_0001, 0xFFFF_FFFF]
@@ -152,7 +152,7 @@ def test_hostile_runs(pump: ModuleType) -> None:
             try:
                 target.check(run, as_segments(pump, chosen, run))
             except BaseException:
-                print(f"run again with ZTUNNEL_FUZZ_SEED={SEED + rounds}: {run[:2000]!r}")
+                print(f"run again with ZTUNNEL_FUZZ_SEED={SEED + rounds}: {run[:200]!r}")
                 raise
             rounds += 1
     finally:
@@ -168,5 +168,5 @@ def test_control_a_pump_that_believes_lengths_is_found(monkeypatch: pytest.Monke
     names: dict[str, Any] = dict(vars(twin_runs))
     exec(compile(broken, "planted", "exec", dont_inherit=False), names)
     monkeypatch.setattr(twin_runs.Reader, "message", names["message"])
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, IndexError)):
         test_hostile_runs(twin)
