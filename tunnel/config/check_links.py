@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from tunnel.config.checking import Checking
 from tunnel.config.model import Dial, Link, Listen
 from tunnel.config.nodes import Path
-from tunnel.config.table import link_allow
+from tunnel.config.table import is_open, link_allow
 from tunnel.config.values import tcp
 
 
@@ -36,7 +36,7 @@ def _listen(c: Checking, link: Link, path: Path, broken: frozenset[str]) -> None
     for key in ("mode", "group"):
         if getattr(listen, key) is not None and (address is None or not address.startswith("ipc://")):
             c.tell((*path, "listen", key), f"{key}: is for ipc:// addresses only.")
-    if address is None or not address.startswith("tcp://") or tcp(address).loopback:
+    if address is None or not is_open(address):
         return
     if "allow" in broken or "defaults" in c.draft.head.broken:
         return

@@ -140,7 +140,7 @@ SessionSize = Annotated[
 ]
 Span = Annotated[float, PlainValidator(_span), WithJsonSchema({"type": "string", "examples": ["5s", "200ms"]})]
 Age = Annotated[float, PlainValidator(_age), WithJsonSchema({"type": "string", "examples": ["5s", "never"]})]
-Hwm = Annotated[int, BeforeValidator(_number), Field(ge=1, le=1_000_000)]
+Hwm = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_number)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Permissions = Annotated[int, PlainValidator(_mode), WithJsonSchema({"type": "string", "examples": ["0660"]})]
 AllowItem = Annotated[

@@ -20,7 +20,7 @@ from tunnel.config.model import Defaults, Dial, End, Link, Listen, Route, Secret
 from tunnel.config.nodes import Path as Steps
 from tunnel.config.nodes import reads_as_text
 from tunnel.config.plan import Network
-from tunnel.config.table import Table, open_binds, sides_of
+from tunnel.config.table import Table, is_open, open_binds, sides_of
 from tunnel.config.values import Z85
 
 Data = dict[str, Any]
@@ -83,8 +83,14 @@ class _Renderer:
         return _said(
             listen=_listen(link.listen) if ours else link.listen.side,
             dial=_one_or_list(_dial(dial) if dial.side == self.side else dial.side for dial in dials),
-            allow=_allow(link.allow if link.allow is not None else self.source.model.defaults.allow) if ours else None,
+            allow=self._link_allow(link) if ours else None,
         )
+
+    def _link_allow(self, link: Link) -> Any:
+        if link.allow is not None or link.listen.allow is not None:
+            return _allow(link.allow)
+        address = link.listen.address
+        return _allow(self.source.model.defaults.allow) if address and is_open(address) else None
 
     def _route(self, name: str, route: Route) -> Data:
         path: Steps = ("routes", name)

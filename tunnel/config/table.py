@@ -97,7 +97,12 @@ def settle(route: Route, defaults: Defaults) -> Settings:
 
 def open_binds(end: End) -> tuple[str, ...]:
     """The TCP binds of an end that others than this box can reach."""
-    return tuple(bind for bind in end.bind if bind.startswith("tcp://") and not tcp(bind).loopback)
+    return tuple(bind for bind in end.bind if is_open(bind))
+
+
+def is_open(address: str) -> bool:
+    """Whether what is bound there can be reached from beyond this box."""
+    return address.startswith("tcp://") and not tcp(address).loopback
 
 
 def end_allow(end: End, route: Route, defaults: Defaults) -> Allow:
@@ -118,7 +123,7 @@ def link_allow(link: Link, defaults: Defaults) -> Allow:
         if allow is not None:
             return Allow(*networks_of(allow))
     address = link.listen.address
-    if address is None or not address.startswith("tcp://") or tcp(address).loopback or defaults.allow is None:
+    if address is None or not is_open(address) or defaults.allow is None:
         return Allow()
     return Allow(*networks_of(defaults.allow))
 

@@ -1,0 +1,118 @@
+"""The JSON schema lets through what the loader lets through, and knows wrong shapes and words from right ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.config.tables import BASE
+from tests.config.wrong_tables import WRONG
+from tunnel.config.nodes import Map, Node, Scalar, compose
+from tunnel.config.schema import table_schema
+
+SCHEMA = table_schema()
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+KINDS: dict[str, Any] = {"string": str, "object": dict, "array": list, "boolean": bool, "integer": int, "number": float}
+KNOWN = {
+    *("$schema", "$defs", "title", "description", "default", "examples", "type", "anyOf", "$ref", "const", "enum"),
+    *("properties", "required", "additionalProperties", "items", "minimum", "maximum", "not"),
+}
+
+
+def fits(value: Any, schema: dict[str, Any]) -> bool:
+    """The few words of JSON Schema that the schema uses."""
+    assert set(schema) <= KNOWN, set(schema) - KNOWN
+    if "$ref" in schema:
+        return fits(value, SCHEMA["$defs"][schema["$ref"].removeprefix("#/$defs/")])
+    if "anyOf" in schema and not any(fits(value, item) for item in schema["anyOf"]):
+        return False
+    if "not" in schema and fits(value, schema["not"]):
+        return False
+    if "const" in schema and value != schema["const"]:
+        return False
+    if "enum" in schema and value not in schema["enum"]:
+        return False
+    if "type" in schema and not (
+        isinstance(value, KINDS[schema["type"]]) and (schema["type"] == "boolean") >= isinstance(value, bool)
+    ):
+        return False
+    if isinstance(value, list):
+        return all(fits(item, schema.get("items", {})) for item in value)
+    if isinstance(value, int) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
+        return False
+    return not isinstance(value, dict) or fits_object(value, schema)
+
+
+def fits_object(value: dict[str, Any], schema: dict[str, Any]) -> bool:
+    if not set(schema.get("required", ())) <= set(value):
+        return False
+    properties, more = schema.get("properties", {}), schema.get("additionalProperties", True)
+    for key, item in value.items():
+        below = properties.get(key, more)
+        if below is False or (isinstance(below, dict) and not fits(item, below)):
+            return False
+    return True
+
+
+def plain(node: Node | None) -> Any:
+    assert node is not None
+    if isinstance(node, Scalar):
+        return node.value
+    if isinstance(node, Map):
+        return {key: plain(entry.node) for key, entry in node.entries.items()}
+    return [plain(item) for item in node.items]
+
+
+def read(text: str) -> Any:
+    return plain(compose(text, "t", []))
+
+
+def test_it_is_json_and_says_what_it_is() -> None:
+    assert json.loads(json.dumps(SCHEMA)) == SCHEMA
+    assert SCHEMA["title"] == "ztunnel route table"
+    assert set(SCHEMA["required"]) == {"version", "sides", "links"}
+    assert '"null"' not in json.dumps(SCHEMA)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=[path.name for path in CONFIGS])
+def test_tables_to_start_from_fit(path: Path) -> None:
+    assert fits(read(path.read_text()), SCHEMA)
+
+
+def test_the_long_forms_fit() -> None:
+    long = BASE.replace(
+        "from: dmz bind tcp://127.0.0.1:5555", "from: [{side: dmz, bind: [ipc://a], hwm: 5, mode: '0660', allow: any}]"
+    )
+    assert fits(read(BASE), SCHEMA)
+    assert fits(read(long), SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "version 2",
+        "an unknown key at the top",
+        "an unknown default",
+        "no sides",
+        "no links",
+        "without pattern",
+        "an unknown pattern",
+        "the pattern stream",
+        "an unknown delivery",
+        "an unknown key",
+        "hwm of nothing",
+        "hwm as text",
+        "window without unit",
+        "a side without key",
+        "curve without own",
+        "tls on a tcp link",
+        "a secret of an unknown kind",
+        "sides that are a list",
+    ],
+)
+def test_wrong_shapes_and_words_do_not_fit(name: str) -> None:
+    wrong = next(wrong for wrong in WRONG if wrong.name == name)
+    assert not fits(read(wrong.text), SCHEMA)

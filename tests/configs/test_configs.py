@@ -1,0 +1,104 @@
+"""Every table that ships is right, for every side, and does in words what its comments say."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tunnel.config import Table, load_table, plan_for
+from tunnel.config.describe import ports, route_sentence
+from tunnel.config.render import render
+from tunnel.config.template import sides_for, table_text
+from tunnel.errors import TableError
+from tunnel.keys import write_pair
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+SIDES = ("dmz", "plant", "plant-a", "plant-b")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ZTUNNEL_RUNTIME_DIR", "/run/zt-test")
+    for side in SIDES:
+        write_pair(tmp_path / "keys", side)
+    for path in CONFIGS:
+        shutil.copy(path, tmp_path)
+    return tmp_path
+
+
+def test_there_are_tables() -> None:
+    assert {"demo.yaml", "minimal.yaml", "dmz.yaml", "plants.yaml"} <= {path.name for path in CONFIGS}
+
+
+@pytest.mark.parametrize("name", [path.name for path in CONFIGS])
+def test_right_for_every_side(folder: Path, name: str) -> None:
+    table = load_table(folder / name)
+    assert table.warnings == ()
+    assert table.routes
+    for side in table.sides:
+        plan = plan_for(table, side)
+        assert plan.routes
+        assert plan.listens or plan.dials
+        (folder / "rendered.yaml").write_text(render(table, side))
+        assert plan_for(load_table(folder / "rendered.yaml"), side).routes == plan.routes
+
+
+@pytest.mark.parametrize("name", [path.name for path in CONFIGS])
+def test_the_inside_dials_out(folder: Path, name: str) -> None:
+    table = load_table(folder / name)
+    assert {link.listen.side for link in table.links} == {"dmz"}
+    assert all(sentence(table, route).rpartition("dialled by ")[2].startswith("plant") for route in table.routes)
+
+
+def sentence(table: Table, route: str) -> str:
+    return route_sentence(table, route)
+
+
+@pytest.mark.parametrize("name", ["demo.yaml", "dmz.yaml"])
+def test_all_four_patterns(folder: Path, name: str) -> None:
+    table = load_table(folder / name)
+    assert {route.pattern for route in table.routes.values()} == {"reqrep", "pubsub", "pipeline", "pair"}
+
+
+def test_the_demo_stays_on_loopback_and_no_port_is_used_twice(folder: Path) -> None:
+    found = ports(load_table(folder / "demo.yaml"))
+    addresses = [opening.address for opening in found.opens] + [call.to for call in found.calls]
+    assert all(address.startswith("tcp://127.0.0.1:") for address in addresses)
+    assert all(opening.let_in == "this box" for opening in found.opens)
+    assert len({opening.address for opening in found.opens}) == len(found.opens)
+
+
+@pytest.mark.parametrize("name", ["minimal.yaml", "demo.yaml"])
+def test_it_is_not_open_when_it_is_moved_off_loopback(folder: Path, name: str) -> None:
+    path = folder / name
+    path.write_text(path.read_text().replace("127.0.0.1", "192.0.2.10"))
+    with pytest.raises(TableError, match="nothing says by whom"):
+        load_table(path)
+
+
+@pytest.mark.parametrize("side", [None, "dmz", "plant", "hall-7"])
+def test_the_table_that_init_writes(folder: Path, side: str | None) -> None:
+    names = sides_for(side)
+    assert len(set(names)) == 2
+    assert side is None or side in names
+    if "hall-7" in names:
+        write_pair(folder / "keys", "hall-7")
+    path = folder / "ztunnel.yaml"
+    path.write_text(table_text(*names))
+    table = load_table(path)
+    assert (table.sides, table.warnings) == (names, ())
+    # with its commented routes taken in, it is right too
+    text = "\n".join(uncommented(table_text(*names)))
+    path.write_text(text)
+    assert len(load_table(path).routes) == 4
+
+
+def uncommented(text: str) -> list[str]:
+    """The table with its commented routes taken in (the commented addresses of links stay out)."""
+    lines, in_routes = [], False
+    for line in text.splitlines():
+        in_routes = in_routes or line.startswith("routes:")
+        lines.append(line.replace("  # ", "  ", 1) if in_routes and line.startswith("  # ") else line)
+    return lines
