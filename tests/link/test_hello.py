@@ -72,8 +72,8 @@ def test_opened_numbers_come_back() -> None:
 
 @pytest.mark.parametrize(
     "numbers",
-    [None, [], {"r": 5}, {"r": [1]}, {"r": [1, 2, 3]}, {"r": [-1, 0]}, {"r": [1.0, 0]}, {"r": [True, 0]}, {"r": [2**63, 0]}],
-)  # fmt: skip
+    [None, [], {"r": 5}, *({"r": pair} for pair in ([1], [1, 2, 3], [-1, 0], [1.0, 0], [True, 0], [2**63, 0]))],
+)
 def test_unusable_opened_numbers_are_refused(numbers: object) -> None:
     with pytest.raises(RemoteProtocolError):
         parse_numbers({"numbers": numbers})

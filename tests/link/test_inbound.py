@@ -22,6 +22,11 @@ def accept(into: Inbound, seq: int, body: bytes = b"x", *, more: bool = False, m
     return into.accept(Data(1, seq, 0, messages, more, None), [body] if body else [], len(body), 1.0)
 
 
+def flood(into: Inbound, body: bytes, *, more: bool = False) -> None:
+    for seq in range(1, 100_000):
+        accept(into, seq, body, more=more)
+
+
 def hand_on(into: Inbound) -> list[bytes]:
     out = []
     while into.runs:
@@ -76,10 +81,8 @@ def test_an_empty_batch_is_delivered_too() -> None:
 
 def test_the_peer_is_held_to_its_window() -> None:
     into = inbound()
-    seq = 0
     with pytest.raises(RemoteProtocolError, match="more than its window") as error:
-        for seq in range(1, 100):
-            accept(into, seq, bytes(BATCH_BYTES))
+        flood(into, bytes(BATCH_BYTES))
     assert error.value.code == "window"
     assert into.held_bytes <= WINDOW + MESSAGE + 4 * MESSAGE_FRAMES + BATCH_BYTES
 
@@ -87,8 +90,7 @@ def test_the_peer_is_held_to_its_window() -> None:
 def test_empty_batches_do_not_pass_the_window_by() -> None:
     into = inbound()
     with pytest.raises(RemoteProtocolError, match="more than its window"):
-        for seq in range(1, 100_000):
-            accept(into, seq, b"", messages=0)
+        flood(into, b"")
     assert into.held_bytes == len(into.runs) * BATCH_COST_BYTES
 
 
@@ -101,8 +103,7 @@ def test_empty_parts_are_refused() -> None:
 def test_a_message_is_bounded_while_it_comes() -> None:
     into = Inbound(1, "r", 100 * MESSAGE, MESSAGE)
     with pytest.raises(RemoteProtocolError, match="larger than this route takes"):
-        for seq in range(1, 100):
-            accept(into, seq, bytes(BATCH_BYTES), more=True, messages=0)
+        flood(into, bytes(BATCH_BYTES), more=True)
 
 
 def test_an_abandoned_message_does_not_count_as_received() -> None:

@@ -104,7 +104,7 @@ def test_unsent_messages_that_the_peer_would_not_take_go() -> None:
     assert out.unacked_bytes == 2 * BATCH_COST_BYTES
 
 
-# --- acknowledgements and resuming ---------------------------------------------------------------------------------------
+# --- acknowledgements and resuming -----------------------------------------------------------------------------------
 
 
 def test_an_acknowledgement_of_what_was_not_sent_is_the_peers_error() -> None:
@@ -202,7 +202,7 @@ def test_a_live_peer_that_resumes_inside_a_message_breaks_the_protocol() -> None
         out.resume(1, 0)
 
 
-# --- a new process at the other end --------------------------------------------------------------------------------------
+# --- a new process at the other end ----------------------------------------------------------------------------------
 
 
 def test_restart_sends_again_and_counts_what_may_repeat() -> None:
@@ -238,7 +238,7 @@ def test_restart_without_resending_counts_the_loss(terms: dict[str, Any]) -> Non
     assert send(out) == [(1, b"d")]
 
 
-# --- overflow -----------------------------------------------------------------------------------------------------------
+# --- overflow --------------------------------------------------------------------------------------------------------
 
 
 def latest(runs: Sequence[Sequence[bytes]]) -> tuple[list[Piece], int]:
@@ -301,7 +301,7 @@ def test_a_message_half_sent_is_finished(overflow: str) -> None:
     assert out.dropped["overflow"] == 2
 
 
-# --- age --------------------------------------------------------------------------------------------------------------
+# --- age -------------------------------------------------------------------------------------------------------------
 
 
 def test_what_waited_too_long_goes_before_it_is_sent() -> None:
