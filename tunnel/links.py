@@ -334,7 +334,7 @@ class ListenLink:
             self._settle(peer)
 
     def _note_refused(self, port: _Port, user_id: str) -> None:
-        """What the listener has counted since the last look, put down to this port; with what it broke off meanwhile."""
+        """Put down to this port what the listener has counted since the last look, its own breaking off included."""
         for reason, count in (self.listener.counts - self._noted).items():
             port.refused[reason.removeprefix("refused_")] += count
             self._log.warning("refused", peer=user_id, port=port.plan.address, reason=reason.removeprefix("refused_"))

@@ -45,7 +45,7 @@ def noticed(rig: Rig, within_s: float) -> dict[str, float]:
 def test_a_black_hole_is_noticed_by_both_and_over_soon_after_it_lifts(rig: Rig, direction: str) -> None:
     """Also when it swallows one direction only. What was under way crosses in the end, each message once."""
     load = start(rig)
-    rig.relay.swallow(direction)
+    rig.relay.black_hole(direction)
     seen = noticed(rig, NOTICED_S + 4)
     assert max(seen.values()) <= NOTICED_S, seen
     elapse(0.5)
