@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -238,5 +239,36 @@ def test_dialling_again_from_lost(over: Callable[[Body], None]) -> None:
         spy.lost = lost  # type: ignore[method-assign]
         await until(lambda: again and again[0][1].is_up)
         assert len(spy.losses) == 1
+
+    over(body)
+
+
+def test_what_was_given_before_an_orderly_close_of_the_dialler_arrives(over: Callable[[Body], None]) -> None:
+    async def body(ends: Ends) -> None:
+        ends.listen()
+        dialled, _, control, _ = await ends.pair()
+        ends.spy.received.clear()
+        for number in range(100):
+            dialled.send(Lane.CONTROL, [b"%d" % number, bytes(10_000)])
+        dialled.close(linger_s=5)
+        await until(lambda: len(ends.spy.received) == 100, 5, lambda: len(ends.spy.received))
+        assert [int(parts[0]) for conn, _, parts in ends.spy.received if conn == control] == list(range(100))
+
+    over(body)
+
+
+@pytest.mark.parametrize("busy_s", [0, 0.3])
+def test_what_was_given_before_an_orderly_close_of_the_listener_arrives(
+    over: Callable[[Body], None], busy_s: float
+) -> None:
+    async def body(ends: Ends) -> None:
+        listener = ends.listen()
+        _, spy, control, _ = await ends.pair()
+        for number in range(100):
+            listener.send(control, [b"%d" % number, bytes(10_000)])
+        listener.close(linger_s=5)
+        time.sleep(busy_s)  # the dialler's loop is busy: frames and the hanging up are there when it looks
+        await until(lambda: len(spy.losses) == 2, 5)
+        assert [int(parts[0]) for _, parts in spy.received] == list(range(100))
 
     over(body)

@@ -126,7 +126,10 @@ class MemoryListener:
         self.closed = True
         self._forget(self)
         for lane in tuple(self.lanes.values()):
-            lane.on_listener_closed()
+            if linger_s:
+                lane.later(lane.on_listener_closed)
+            else:
+                lane.on_listener_closed()
         self.lanes.clear()
 
     def status(self) -> dict[str, Any]:

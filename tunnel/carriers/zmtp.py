@@ -110,17 +110,18 @@ class _DialledLane:
         self._socket.close(linger=int(linger_s * 1000))
 
     def _on_ready(self, _ready: int) -> bool:
-        for _ in range(_FRAMES_A_TURN):
-            message = recv(self._socket)
-            if message is None:
-                return True
-            if message.overlong:
-                self._lose("the listener sent a frame of more parts than the protocol allows")
-            else:
-                self._events.frames(self._lane, message.parts)
-            if self._closed:
-                return True
-        return False
+        return not all(self._take_frame() for _ in range(_FRAMES_A_TURN))
+
+    def _take_frame(self) -> bool:
+        """Receive one frame and pass it on. False: none is there, or the lane was closed over it."""
+        message = recv(self._socket)
+        if message is None:
+            return False
+        if message.overlong:
+            self._lose("the listener sent a frame of more parts than the protocol allows")
+        else:
+            self._events.frames(self._lane, message.parts)
+        return not self._closed
 
     def _on_event(self, event: MonitorEvent) -> None:
         match event.kind:
@@ -141,16 +142,20 @@ class _DialledLane:
             case zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
                 self._reason = _no_detail(event.value)
             case zmq.Event.DISCONNECTED:
-                self._lose(self._reason or self._why_disconnected())
+                self._on_disconnected()
             case zmq.Event.CLOSED:
                 self._lose(
                     "connection refused, or no way there: does the listener run, and does a firewall let us through?"
                 )
 
-    def _why_disconnected(self) -> str:
-        if self._state == "up":
-            return "the connection was closed by the other end or on the way"
-        return "what listens there does not speak 0MQ, so it is no ztunnel listener"
+    def _on_disconnected(self) -> None:
+        if self._state != "up":
+            self._lose(self._reason or "what listens there does not speak 0MQ, so it is no ztunnel listener")
+            return
+        # what came before the hanging up counts: the last frame may say why
+        while not self._closed and self._take_frame():
+            pass
+        self._lose("the connection was closed by the other end or on the way")
 
     def _on_deadline(self) -> None:
         if self._state == "connecting":
@@ -160,6 +165,8 @@ class _DialledLane:
 
     def _lose(self, reason: str) -> None:
         """Close, then tell, so that whoever is told may dial again at once."""
+        if self._closed:
+            return
         self._state = "lost"
         self.close()
         self._events.lost(self._lane, reason)
