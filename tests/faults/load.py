@@ -126,4 +126,4 @@ class Load:
         account = self.account()
         wrong = {name: str(verdict) for name, verdict in account.items() if not verdict.clean}
         assert not wrong, "\n".join(f"{name}: {told}" for name, told in wrong.items())
-        assert all(count >= 100 for count in self.state().values()), self.state()
+        assert all(count >= 30 for count in self.state().values()), self.state()
