@@ -144,7 +144,9 @@ class Watch:
         """Something changed. Who waits for messages just tries to receive: that takes the edge and saves a call."""
         if self.closed:
             return
-        if self._want == _POLLIN:
+        if self._soon:
+            pass  # _look is about to; twice a turn would be unfair to the others
+        elif self._want == _POLLIN:
             self._call(_POLLIN)
         else:
             self._turn()
