@@ -6,7 +6,7 @@ from tunnel.config.checking import Checking
 from tunnel.config.model import LATER_KINDS, Bridge
 from tunnel.config.nodes import Path
 from tunnel.config.table import APPLICATIONS, sides_of
-from tunnel.config.values import listing, suggest
+from tunnel.config.values import listing, suggest, those_there_are
 
 
 def check(c: Checking) -> None:
@@ -31,9 +31,7 @@ def _route(c: Checking, bridge: Bridge, path: Path, side_known: bool) -> None:
     name = str(bridge.zmq.route)
     if name not in c.draft.routes:
         if not c.unsure("routes"):
-            hint = suggest(name, c.draft.routes) or (
-                f" There are {listing(c.draft.routes, 'and')}." if c.draft.routes else ""
-            )
+            hint = suggest(name, c.draft.routes) or those_there_are(c.draft.routes)
             c.tell((*path, "zmq"), f"{name!r} is no route of this table.{hint}")
         return
     part = c.draft.routes[name]

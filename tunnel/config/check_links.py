@@ -103,6 +103,8 @@ def _reached(c: Checking) -> None:
     named = {part.value.listen.side for part in c.draft.links if part} | {
         d.side for part in c.draft.links if part for d in part.value.dial
     }
+    if not named <= set(c.draft.sides):  # a misspelt side is told where it stands
+        return
     for side in c.draft.sides:
         if side not in named:
             c.tell(("sides", side), f"no link reaches {side}; add one under links:, or take the side out.", key=True)

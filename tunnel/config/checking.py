@@ -7,7 +7,7 @@ from tunnel.config.model import Defaults, Route
 from tunnel.config.nodes import Mark, Path, Scalar
 from tunnel.config.read import Draft
 from tunnel.config.table import Settings, settle
-from tunnel.config.values import listing, suggest
+from tunnel.config.values import suggest, those_there_are
 from tunnel.errors import Problem
 
 
@@ -66,6 +66,6 @@ class Checking:
             return True
         if not self.draft.sides or "sides" in self.draft.head.broken:
             return False
-        hint = suggest(side, self.draft.sides) or f" There are {listing(self.draft.sides, 'and')}."
+        hint = suggest(side, self.draft.sides) or those_there_are(self.draft.sides)
         self.tell(path, f"{side!r} is no side of this table.{hint}")
         return False

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from tunnel.config.load import SECTIONS, Tree
 from tunnel.config.model import Bridge, Link, Model, Route, Side, TableModel
 from tunnel.config.nodes import Map, Node, Path, Scalar, Seq
-from tunnel.config.values import listing, name, nearest
+from tunnel.config.values import listing, name, nearest, those_there_are
 from tunnel.errors import Problem
 
 M = TypeVar("M", bound=Model)
@@ -210,7 +210,7 @@ def _unknown_key(key: str, known: tuple[str, ...]) -> str:
             "Separate them by spaces, or write a YAML list."
         )
     hint = nearest(key, known)
-    asked = f" Did you mean {hint!r}?" if hint else f" There are {listing(known, 'and')}." if known else ""
+    asked = f" Did you mean {hint!r}?" if hint else those_there_are(known)
     return f"{key!r} is not a key that is known here.{asked}"
 
 

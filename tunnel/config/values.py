@@ -40,6 +40,12 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     return near[0] if near else None
 
 
+def those_there_are(words: Iterable[str]) -> str:
+    """` There are a and b.`"""
+    items = list(words)
+    return f" There {'is only' if len(items) == 1 else 'are'} {listing(items, 'and')}." if items else ""
+
+
 def listing(words: Iterable[str], last: str = "or") -> str:
     """`a, b or c`."""
     items = list(words)
