@@ -59,6 +59,8 @@ class Ends:
     z: Peer = field(default_factory=lambda: Peer("z", "a", token(16)))
     now: float = 100.0
     attempt: int = 0
+    base: int = 0
+    """Added to attempts in the ids of connections, where several processes dial one listener."""
     said: list[str] = field(default_factory=list)
     """`a: HELLO`, `z: WELCOME` ... in the order in which they were said."""
 
@@ -82,7 +84,7 @@ class Ends:
     def up(self, *lanes: Lane) -> None:
         for action in self.dialler.actions:
             if isinstance(action, Dial):
-                self.attempt = action.attempt
+                self.attempt = self.base + action.attempt
         self.dialler.actions.clear()
         for lane in lanes:
             self.dialler.lane_up(lane, self.now)
