@@ -275,6 +275,22 @@ class TestStatus:
             os.kill(device, signal.SIGCONT)
         until(lambda: side.run("status").returncode == 0, 10, "it answers again")
 
+    def test_a_supervisor_that_hangs_does_not_hold_up_the_answer_either(self, side: Rig) -> None:
+        side.up()
+        supervisord = side.status()["pid"]
+        os.kill(supervisord, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            done = side.run("status", "--json")
+            took_s = time.monotonic() - began
+            now = json.loads(done.stdout)
+            assert done.returncode == 3
+            assert list(now["routes"]) == ["tasks"], "the device answers for itself"
+            assert (now["processes"], "does not answer" in now["error"]) == ([], True)
+            assert took_s < 3.0
+        finally:
+            os.kill(supervisord, signal.SIGCONT)
+
     def test_ls(self, side: Rig) -> None:
         assert side.run("ls").stdout == "no table is running here for this user.\n"
         assert side.run("ls", "--json").stdout == "[]\n"

@@ -154,7 +154,9 @@ def test_an_unknown_route_is_not_there_yet() -> None:
 
 
 def test_rendering_names_everything_that_counts(capsys: pytest.CaptureFixture[str]) -> None:
-    dropped = route("ready", dropped={"expired": 3, "too large": 0}, reason="one of two sides is away")
+    gone = [{"address": "tcp://b:1", "state": "retrying", "peers": 0, "reason": "nobody answers"}]
+    reason = "tcp://b:1: nobody answers; one of two sides is away"
+    dropped = route("ready", dropped={"expired": 3, "too large": 0}, reason=reason, endpoints=gone)
     print_status(status(routes={"tasks": dropped}, processes=[CRASHING], links=[LINK_DOWN]))
     shown = capsys.readouterr().out
     for words in (
@@ -166,6 +168,7 @@ def test_rendering_names_everything_that_counts(capsys: pytest.CaptureFixture[st
     ):
         assert words in shown
     assert "too large" not in shown
+    assert shown.count("nobody answers") == 1
     assert "\x1b" not in shown
     assert all(line == line.rstrip() for line in shown.splitlines())
 

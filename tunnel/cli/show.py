@@ -59,9 +59,7 @@ def render_status(status: dict[str, Any], rates: dict[str, dict[str, float]] | N
         ends = [row for name, route in status["routes"].items() for row in _endpoints(name, route)]
         parts += [Text(), _rows(head, rows), Text()]
         parts.append(_rows(("ROUTE", "LOCAL ENDPOINT", "STATE", "PEERS", "WHY"), ends))
-    notes = [
-        f"· route {n}: {r['reason']}" for n, r in status["routes"].items() if r["state"] == "ready" and r["reason"]
-    ]
+    notes = [f"· route {name}: {note}" for name, route in status["routes"].items() for note in _notes(route)]
     if notes:
         parts += [Text(), *(Text(note, style="dim") for note in notes)]
     if status["degraded"]:
@@ -125,6 +123,13 @@ def _route(name: str, route: dict[str, Any], rates: dict[str, dict[str, float]] 
     dropped = ", ".join(f"{reason} {count}" for reason, count in route["dropped"].items() if count)
     unacked = f"{amount(route['unacked_bytes'])} of {amount(route['window_bytes'])}"
     return (name, route["pattern"], route["end"], route["state"], came, went, unacked, dropped or "-")
+
+
+def _notes(route: dict[str, Any]) -> list[str]:
+    """What a ready route still has to say, beyond what its endpoints' lines tell."""
+    told = [e["reason"] for e in route["endpoints"] if e["reason"]]
+    words = (route["reason"] or "").split("; ") if route["state"] == "ready" else []
+    return [word for word in words if word and not any(reason in word for reason in told)]
 
 
 def _endpoints(name: str, route: dict[str, Any]) -> list[tuple[object, ...]]:
