@@ -170,6 +170,35 @@ def test_the_tick_finds_a_missed_edge(loop: str) -> None:
     run_with_reactor(body, loop)
 
 
+def test_who_took_everything_says_so_and_misses_nothing(loop: str) -> None:
+    """True spares the reading of EVENTS, but not when the owner sent meanwhile: that may take an edge."""
+
+    async def body(reactor: Reactor) -> None:
+        near, far = pair(reactor)
+        seen: list[bytes] = []
+
+        def on_ready(_: int) -> bool:
+            while True:
+                try:
+                    seen.append(near.recv(zmq.DONTWAIT))
+                except zmq.Again:
+                    break
+            if len(seen) == 2:
+                consume_the_edge(near, far)  # as a send in the callback may
+                watch.poke()
+            return True
+
+        watch = reactor.watch(near, on_ready)
+        for number in range(2):
+            far.send(b"%d" % number)
+        await until(lambda: seen == [b"0", b"1", b"x"], EVENTS_TICK_S / 2)
+        for number in range(100):
+            far.send(b"more")
+            await until(lambda number=number: len(seen) == 4 + number, EVENTS_TICK_S / 2)  # type: ignore[misc]
+
+    run_with_reactor(body, loop)
+
+
 def test_edges_are_told_to_an_owner_that_waits_for_nothing(loop: str) -> None:
     async def body(reactor: Reactor) -> None:
         near, far = pair(reactor)

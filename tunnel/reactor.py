@@ -67,7 +67,10 @@ class Reactor:
         return self.loop.call_later(delay_s, fn)
 
     def watch(self, socket: zmq.Socket[bytes], on_ready: OnReady, want: int = zmq.POLLIN) -> Watch:
-        """Call `on_ready(EVENTS & want)` once a loop turn for as long as that is not 0. One watch a socket."""
+        """Call `on_ready(EVENTS & want)` once a loop turn for as long as that is not 0. One watch a socket.
+
+        Who wants zmq.POLLIN only may also be called in vain: receive with DONTWAIT, and expect EAGAIN.
+        """
         watch = Watch(self, socket, on_ready, want)
         self._watches.add(watch)
         return watch
