@@ -130,6 +130,8 @@ def test_link_socket_options() -> None:
         at_listener = both | {
             zmq.CURVE_SERVER: 1,
             zmq.HEARTBEAT_IVL: 5000,
+            zmq.HEARTBEAT_TIMEOUT: 120_000,
+            zmq.TCP_MAXRT: 30_000,
             zmq.ZAP_DOMAIN: b"link:tcp://127.0.0.1:0",
             zmq.ZAP_ENFORCE_DOMAIN: 1,
         }
