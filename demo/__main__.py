@@ -7,6 +7,7 @@ it; the applications are unmodified pyzmq programs. Exit code 0 when every route
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -84,6 +85,8 @@ def _run(demo: Demo, seconds: float | None, interrupt: Interrupt) -> int:
         _watch(demo, sides, routes, seconds, interrupt)
     finally:
         ended_well = _end(sides, apps)
+        for plan in demo.plans.values():
+            shutil.rmtree(plan.runtime_dir, ignore_errors=True)  # of this demo alone: its name holds our pid
     return _judge(routes, sides, ended_well)
 
 

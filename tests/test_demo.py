@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from demo.apps.common import Tally
 from demo.screen import link_line
 from demo.table import prepare
 from tests.waiting import until
+from tunnel.supervise.places import runtime_root
 
 ROOT = Path(__file__).resolve().parent.parent
 ROUTES_S = 60.0
@@ -85,6 +87,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
                 demo.child.wait(40)
             demo.child.kill()
             demo.child.wait()
+        for folder in runtime_root().glob(f"demo-{demo.child.pid}.*"):  # a killed demo leaves its logs
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_it_ends_by_itself_and_every_route_carried_messages(start: Callable[..., Demo]) -> None:
@@ -95,6 +99,7 @@ def test_it_ends_by_itself_and_every_route_carried_messages(start: Callable[...,
     assert all(int(count.replace(",", "")) > 0 and not missing for _, count, missing in closing), demo.said()
     assert "sees plant up" in demo.said()
     assert demo.processes() == []
+    assert not list(runtime_root().glob(f"demo-{demo.child.pid}.*"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
