@@ -191,6 +191,10 @@ class Rig:
         """What both halves say they dropped."""
         return self.dmz.dropped(route) + self.plant.dropped(route)
 
+    def told(self) -> str:
+        """What both halves say, for the message of a failed test."""
+        return "\n".join(f"{side}: {half.status()}\n{half.log_text()[-2000:]}" for side, half in self.halves.items())
+
     def close(self) -> None:
         self.apps.close()
         for half in self.halves.values():

@@ -132,7 +132,9 @@ weights:
     large = rig.apps.start("push", address, name="large", size=100_000, most=3, started=True)
     until(lambda: large.sent() == 3, 10, "the large ones were sent")
     if not limited:
-        until(lambda: len(pull.journal.of("R").get("large", [])) == 3, 10, "the large ones cross")
+        until(
+            lambda: len(pull.journal.of("R").get("large", [])) == 3, 10, lambda: f"the large ones cross: {rig.told()}"
+        )
         return
     until(lambda: rig.plant.dropped("weights")["too_large"] == 3, 10, lambda: f"counted: {rig.plant.dropped()}")
     receives_more(pull, 50)
