@@ -109,10 +109,10 @@ EXIT_LINGER_S: Final = 5.0
 LOCAL_CONNECT_S: Final = 5.0
 """A connect to an application that is not answered within this time is begun anew: the kernel's own pause doubles."""
 RECONNECT_MIN_S: Final = 0.1
-RECONNECT_MAX_S: Final = 5.0
-"""libzmq's pauses between its own tries of a local connect, doubling between these two."""
+RECONNECT_MAX_S: Final = 1.0
+"""libzmq's pauses between its own tries of a local connect: longer, and an application that starts late waits."""
 REMAKE_MIN_S: Final = 0.2
-REMAKE_MAX_S: Final = 5.0
+REMAKE_MAX_S: Final = 2.0
 """The same where libzmq gives up for ever and we bind or connect anew."""
 REMAKE_CALM_S: Final = 10.0
 """A connection that was good for this long starts again with the shortest pause."""

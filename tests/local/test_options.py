@@ -37,7 +37,7 @@ def test_nothing_is_left_at_a_default_that_bites(kind: str) -> None:
     assert got["MAXMSGSIZE"] == 2_000_000
     assert got["HANDSHAKE_IVL"] == 5000
     assert got["CONNECT_TIMEOUT"] == 5000
-    assert (got["RECONNECT_IVL"], got["RECONNECT_IVL_MAX"]) == (100, 5000)
+    assert (got["RECONNECT_IVL"], got["RECONNECT_IVL_MAX"]) == (100, 1000)
     assert (got["TCP_KEEPALIVE"], got["TCP_KEEPALIVE_IDLE"]) == (1, 15)
     assert (got["TCP_KEEPALIVE_INTVL"], got["TCP_KEEPALIVE_CNT"]) == (5, 3)
     assert got["HEARTBEAT_IVL"] == 0
