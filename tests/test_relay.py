@@ -146,10 +146,8 @@ def test_half_open_tells_one_side_only(ends: Ends, side: str) -> None:
 def test_refuse(ends: Ends) -> None:
     client, server = ends.join()
     ends.relay.refuse()
-    refused = socket.create_connection(("127.0.0.1", ends.relay.port), 5)
-    with pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), socket.create_connection(("127.0.0.1", ends.relay.port), 5) as refused:
         refused.recv(1)
-    refused.close()
     client.sendall(b"x")
     assert server.recv(1) == b"x"
     assert ends.relay.stats()["refused"] == 1

@@ -20,7 +20,7 @@ from tests.loops import run_with_reactor
 from tunnel.carriers import CARRIERS, Dialled, Lane
 from tunnel.carriers.guard import _attach, drop_all, drop_all_but
 from tunnel.carriers.tcp import open_port
-from tunnel.limits import LISTEN_BACKLOG, LISTEN_HANDSHAKES, LISTEN_KNOWN
+from tunnel.limits import LISTEN_HANDSHAKES, LISTEN_KNOWN
 from tunnel.reactor import Reactor
 
 SILENT = 5000
@@ -252,7 +252,7 @@ def test_unfinished_handshakes_are_bounded_though_descriptors_are_not() -> None:
         attacked = Attacked(reactor, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
         try:
             async with chatting(attacked) as chatter:
-                attacker = attacked.attack(3000, "127.0.0.1")
+                attacker = attacked.attack(SILENT, "127.0.0.1")
                 most = 0
                 deadline = time.monotonic() + 4
                 while time.monotonic() < deadline:
@@ -260,7 +260,8 @@ def test_unfinished_handshakes_are_bounded_though_descriptors_are_not() -> None:
                     most = max(most, status["connections"])
                     await asyncio.sleep(0.05)
                 print(f"most={most} longest_s={chatter.longest_s:.3f} {status}")
-                assert LISTEN_HANDSHAKES < most <= 2 * LISTEN_HANDSHAKES + 2 * LISTEN_BACKLOG + 10
+                # what libzmq accepts before the loop looks comes on top
+                assert LISTEN_HANDSHAKES < most < 2 * LISTEN_HANDSHAKES + SILENT / 5
                 attacker.close()
                 await attacked.get_in("127.0.0.77", 30)
                 assert chatter.longest_s < 2

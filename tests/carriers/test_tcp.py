@@ -136,7 +136,7 @@ def test_link_socket_options() -> None:
             zmq.ZAP_ENFORCE_DOMAIN: 1,
         }
         assert options(listener._socket, at_listener) == at_listener
-        at_dialler = both | {zmq.RECONNECT_IVL: -1, zmq.CONNECT_TIMEOUT: 5000}
+        at_dialler = both | {zmq.RECONNECT_IVL: 2**31 - 1, zmq.CONNECT_TIMEOUT: 5000}
         for lane in dialled._lanes.values():
             assert options(lane._socket, at_dialler) == at_dialler
 

@@ -36,6 +36,10 @@ from tunnel.zap import Gate, Zap
 _FRAMES_A_TURN: Final = 32
 """Frames read before other callbacks get their turn: at most 8 MiB."""
 
+_NEVER_MS: Final = 2**31 - 1
+"""RECONNECT_IVL: 24 days, long after we closed the socket. With -1 libzmq takes the pipe down together with the
+connection, and frames that came before the hanging up are lost when our loop is busy (measured)."""
+
 _KEEPALIVE: Final = {
     zmq.TCP_KEEPALIVE: 1,
     zmq.TCP_KEEPALIVE_IDLE: 10,
@@ -80,7 +84,7 @@ class _DialledLane:
         self._socket = reactor.context.socket(zmq.DEALER)
         _set_link_options(self._socket)
         self._socket.setsockopt(zmq.ROUTING_ID, _fresh_routing_id())
-        self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
         self._socket.setsockopt(zmq.CONNECT_TIMEOUT, int(HANDSHAKE_S * 1000))
         self._socket.setsockopt(zmq.CURVE_SERVERKEY, server.encode())
         self._socket.setsockopt(zmq.CURVE_PUBLICKEY, own.public.encode())
