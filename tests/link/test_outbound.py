@@ -349,3 +349,34 @@ def test_it_prints_its_state() -> None:
     put(out, b"a", b"b")
     out.take(0.0)
     assert repr(out) == "<Outbound r queue=1 flight=1 next=2 delivered=0 unacked=512/65536>"
+
+
+def test_on_a_slow_line_batches_are_cut() -> None:
+    out = outbound()
+    out.put([piece(b"abcdefghij" * 100, messages=5)], 0.0)
+    assert out.next_size(0.0, 400) == 400
+    cut = [out.take(0.0) for _ in range(3)]
+    assert out.next_size(0.0, 400) is None
+    assert b"".join(bytes(segment) for batch in cut for segment in batch.segments) == b"abcdefghij" * 100
+    assert [(batch.seq, batch.size, batch.messages, batch.more) for batch in cut] == [
+        (1, 400, 0, True),
+        (2, 400, 0, True),
+        (3, 200, 5, False),
+    ]
+    assert out.unacked_bytes == 400 + 400 + BATCH_COST_BYTES
+    out.acknowledge(3)
+    assert out.unacked_bytes == 0
+
+
+def test_fragments_are_cut_and_stay_one_message() -> None:
+    out = outbound()
+    out.put(fragments(b"a", n=2, size=1000), 0.0)
+    sent = []
+    while out.next_size(0.0, 600) is not None:
+        sent.append(out.take(0.0))
+    assert [(batch.size, batch.more, batch.messages) for batch in sent] == [
+        (600, True, 0),
+        (400, True, 0),
+        (600, True, 0),
+        (400, False, 1),
+    ]

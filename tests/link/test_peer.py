@@ -8,7 +8,7 @@ import pytest
 
 from tests.link.ends import Ends, kinds, piece, route, token
 from tunnel.errors import RemoteProtocolError
-from tunnel.limits import ACK_DELAY_S, PING_IDLE_S, SILENCE_S
+from tunnel.limits import ACK_DELAY_S, BATCH_BYTES, PING_IDLE_S, SILENCE_S
 from tunnel.link import wire
 from tunnel.link.hello import Hello
 from tunnel.link.outbound import Terms
@@ -271,32 +271,54 @@ def test_bytes_that_do_not_move_are_found_out_while_control_lives() -> None:
     assert now <= SILENCE_S + 1
 
 
-def test_a_saturated_slow_line_is_not_declared_dead() -> None:
-    """Pings on the data lane wait behind payload: that bytes move is proof of life."""
-    a, z = met(route(terms=Terms(64 << 20)))
-    put(a, *[bytes(200 * KIB)] * 40)
-    queue: list[Any] = []
-    now = 0.0
-    while now < 120.0:
-        now += 1.0
-        assert a.tick(now) is None
-        assert z.tick(now) is None
+def slow_line(a: Peer, z: Peer, rate: float, until: float) -> tuple[list[int], str | None]:
+    """The data lane from `a` to `z` carries `rate` bytes a second. Sizes of the messages that came, and who died."""
+    line: list[Any] = []
+    sizes: list[int] = []
+    now = budget = 0.0
+    while now < until:
+        now += 0.1
+        budget += rate * 0.1
+        dead = a.tick(now) or z.tick(now)
+        if dead:
+            return sizes, dead
         for lane, parts in a.transmit(now):
             if lane is Lane.DATA:
-                queue.append(parts)
+                line.append(parts)
             else:
                 z.receive(lane, parts, now)
-        while int(now) % 6 == 0 and queue:
-            batch = len(queue[0]) > 1
-            z.receive(Lane.DATA, queue.pop(0), now)
-            if batch:
-                break
-        take(z, now)
+        while line and budget >= sum(map(len, line[0])):
+            parts = line.pop(0)
+            sizes.append(sum(map(len, parts)))
+            budget -= sizes[-1]
+            z.receive(Lane.DATA, parts, now)
+            take(z, now)
+        if not line:
+            budget = 0.0
         for lane, parts in z.transmit(now):
-            if lane is Lane.CONTROL:
-                a.receive(lane, parts, now)
-    assert queue
-    assert sum(len(parts) > 1 for parts in queue) < 10
+            a.receive(lane, parts, now)
+    return sizes, None
+
+
+def test_a_saturated_slow_line_is_not_declared_dead() -> None:
+    """Pings on the data lane wait behind payload: that bytes move is proof of life. Batches get shorter."""
+    a, z = met(route(terms=Terms(64 << 20)))
+    put(a, *[bytes(200 * KIB)] * 60)
+    sizes, dead = slow_line(a, z, rate=40e3, until=200.0)
+    assert dead is None
+    assert sum(sizes) > 0.9 * 200 * 40e3
+    assert max(sizes[-20:]) < 30e3
+    assert a.credit.credit_bytes < 200 * KIB
+
+
+def test_a_line_that_cannot_carry_a_batch_in_time_gets_shorter_ones_the_next_time() -> None:
+    a, z = met(route(terms=Terms(64 << 20)))
+    put(a, *[bytes(200 * KIB)] * 3)
+    _, dead = slow_line(a, z, rate=5e3, until=60.0)
+    assert "did not move" in str(dead) or "silent" in str(dead)
+    assert a.credit.batch_bytes == BATCH_BYTES
+    a.closed()
+    assert a.credit.batch_bytes < 10e3
 
 
 # --- subscription sets and applications ------------------------------------------------------------------------------

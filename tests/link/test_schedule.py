@@ -82,6 +82,14 @@ def test_waking_twice_gives_one_turn() -> None:
     assert abs(sent[1] - sent[2]) <= BATCH_BYTES
 
 
+def test_on_a_slow_line_an_urgent_batch_waits_for_little() -> None:
+    schedule = Schedule()
+    schedule.wake(channel(1, "bulk", BATCH_BYTES, 3))
+    chosen = schedule.pick(0.0, 5000)
+    assert chosen is not None
+    assert chosen.take(0.0).size == 5000
+
+
 def test_replace_starts_over() -> None:
     schedule = Schedule()
     schedule.wake(channel(1, size=10, count=3))

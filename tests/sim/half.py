@@ -41,11 +41,7 @@ def keep_latest(runs: Sequence[Sequence[Any]]) -> tuple[list[Piece], int]:
     whole = [[s for s in run if s.id == id] for run in messages for id in dict.fromkeys(s.id for s in run)]
     newest = {run[0].id % 3: run[0].id for run in whole}
     kept = [run for run in whole if newest[run[0].id % 3] == run[0].id]
-    pieces = [
-        Piece((segment,), segment.size, int(segment.k + 1 == segment.n), segment.k + 1 < segment.n)
-        for run in kept
-        for segment in run
-    ]
+    pieces = [Piece((segment,), segment.size, int(segment.ends), not segment.ends) for run in kept for segment in run]
     return pieces, len(whole) - len(kept)
 
 
@@ -154,8 +150,13 @@ class Half:
         random = self.world.random
         outbound = channel.outbound
         if outbound is not None and outbound.has_room:
-            outbound.put(self._pieces(self.streams[key]), self.now())
-            key[0].wake(channel)
+            pieces = self._pieces(self.streams[key])
+            parts = key[0].express(channel, pieces[0], self.now()) if len(pieces) == 1 else None
+            if parts is not None:
+                self.send_data(key[0], parts)
+            else:
+                outbound.put(pieces, self.now())
+                key[0].wake(channel)
             self.settle()
         self.world.after(random.choice((0.001, 0.01, 0.1, 0.5, 1.0)), self._write, key, channel)
 
@@ -277,6 +278,9 @@ class Half:
                 return False
         return True
 
+    def send_data(self, peer: Peer, parts: Sequence[Any]) -> None:
+        raise NotImplementedError
+
     def exchange(self) -> None:
         raise NotImplementedError
 
@@ -322,6 +326,9 @@ class DialHalf(Half):
             self.conns = {}
             if isinstance(action, Dial):
                 self._dial()
+
+    def send_data(self, peer: Peer, parts: Sequence[Any]) -> None:
+        self.conns[Lane.DATA].send_up(parts)
 
     def _dial(self) -> None:
         world = self.world
@@ -401,6 +408,11 @@ class ListenHalf(Half):
                     again |= self.listener.lost(conn, "unreachable") is not None
             for peer in self.peers:
                 self.check_credit(peer, before[peer])
+
+    def send_data(self, peer: Peer, parts: Sequence[Any]) -> None:
+        conn = self.listener.conn(peer, Lane.DATA)
+        if isinstance(conn, Conn) and not conn.send_down(parts):
+            self.listener.lost(conn, "unreachable")
 
     def redial(self, side: str) -> None:
         self.listener.break_off(side, "reload", "the table has changed")

@@ -18,22 +18,35 @@ class Broken(AssertionError):
 
 
 class Segment:
-    """A message, or fragment `k` of `n` of one. It has a length, as link frames need, and no bytes."""
+    """A message, or fragment `k` of `n` of one; or a stretch of that, when a batch was cut on a slow line.
 
-    __slots__ = ("id", "k", "n", "size", "stream")
+    It has a length, as link frames need, and no bytes.
+    """
 
-    def __init__(self, stream: Stream, id: int, size: int, k: int = 0, n: int = 1) -> None:
+    __slots__ = ("at", "id", "k", "n", "size", "stream", "whole")
+
+    def __init__(self, stream: Stream, id: int, size: int, k: int = 0, n: int = 1, at: int = 0, whole: int = 0) -> None:
         self.stream = stream
         self.id = id
         self.size = size
         self.k = k
         self.n = n
+        self.at = at
+        self.whole = whole or size
+
+    def stretch(self, start: int, stop: int) -> Segment:
+        return Segment(self.stream, self.id, stop - start, self.k, self.n, self.at + start, self.whole)
+
+    @property
+    def ends(self) -> bool:
+        """The message ends with this segment."""
+        return self.at + self.size == self.whole and self.k + 1 == self.n
 
     def __len__(self) -> int:
         return self.size
 
     def __repr__(self) -> str:
-        return f"{self.stream.name}#{self.id}" + (f".{self.k}/{self.n}" if self.n > 1 else "")
+        return f"{self.stream.name}#{self.id} {self.k}/{self.n} {self.at}+{self.size}/{self.whole}"
 
 
 @dataclass
@@ -96,16 +109,19 @@ class Ledger:
     disturbed: bool = False
     messages: int = 0
     fragments: int = 0
+    cut: int = 0
 
     def deliver_run(self, segments: list[Any], receiver: int, now: float, slack_s: float) -> None:
         """A run reached a local socket: it must be whole messages, in order, and young enough."""
-        due: tuple[Stream, int, int] | None = None
+        due: tuple[Stream, int, int, int] | None = None
         for segment in segments:
-            key = (segment.stream, segment.id, segment.k)
-            if (due is not None and key != due) or (due is None and segment.k):
-                raise Broken(f"{segment!r} in a run where {due} was due: a message is torn")
-            if segment.k + 1 < segment.n:
-                due = (segment.stream, segment.id, segment.k + 1)
+            key = (segment.stream, segment.id, segment.k, segment.at)
+            if (due is not None and key != due) or (due is None and (segment.k or segment.at)):
+                raise Broken(f"{segment!r} in a run where {due and due[1:]} was due: a message is torn")
+            if not segment.ends:
+                end = segment.at + segment.size
+                step = (segment.k + 1, 0) if end == segment.whole else (segment.k, end)
+                due = (segment.stream, segment.id, *step)
                 continue
             due = None
             stream = segment.stream
@@ -115,12 +131,13 @@ class Ledger:
             stream.deliver(segment.id, receiver)
             self.messages += 1
             self.fragments += segment.n > 1
+            self.cut += segment.at > 0
         if due is not None:
-            raise Broken(f"a run ends in the middle of {due}")
+            raise Broken(f"a run ends in the middle of {due[0].name}#{due[1]}")
 
     def expire_run(self, segments: list[Any]) -> None:
         for segment in segments:
-            segment.stream.expired_there += segment.k + 1 == segment.n
+            segment.stream.expired_there += segment.ends
 
     def audit(self) -> None:
         """After calm: the promises."""

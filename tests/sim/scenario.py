@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import product
+from typing import Any
 
 from tests.sim.half import CUTS, DialHalf, Half, ListenHalf, Place, RouteKind
-from tests.sim.ledger import Broken, Ledger
+from tests.sim.ledger import Broken, Ledger, Segment
 from tests.sim.world import Conn, World
 from tunnel.limits import KIB, MIB
+from tunnel.link import outbound
 from tunnel.link.listener import Listener
 from tunnel.link.outbound import Terms
 from tunnel.link.peer import Peer
@@ -70,10 +72,21 @@ def _route(world: World, number: int, forced: str | None = None) -> RouteKind:
     return RouteKind(name, up, down, Terms(window, overflow=flavour, priority=priority))
 
 
+_bytes_stretch = outbound._stretch
+
+
+def _stretch(segment: Any, start: int, stop: int) -> Any:
+    """The segments of a simulation have no bytes to slice."""
+    return segment.stretch(start, stop) if isinstance(segment, Segment) else _bytes_stretch(segment, start, stop)
+
+
+outbound._stretch = _stretch
+
+
 def prepare(seed: int, listener: type[Listener] = Listener) -> Run:
     world = World(seed)
     random = world.random
-    place = Place(bad=random.choice((0.0, 0.3)), rate=random.choice((1e6, 1e7, 1e9)))
+    place = Place(bad=random.choice((0.0, 0.3)), rate=random.choice((1e5, 1e6, 1e7, 1e9)))
     place.kind = listener
     kind = random.choice(CLASSES)
     sides = ("a", "b") if random.random() < 0.2 else ("a",)

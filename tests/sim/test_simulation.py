@@ -35,6 +35,7 @@ def test_the_simulation_meets_what_it_is_for() -> None:
         run = replay(seed)
         seen["messages"] += run.ledger.messages
         seen["fragmented"] += run.ledger.fragments
+        seen["cut on a slow line"] += run.ledger.cut
         for half in run.diallers:
             seen["resumes"] += half.dialler.resumes
             seen["redials"] += half.dialler.redials
@@ -48,7 +49,16 @@ def test_the_simulation_meets_what_it_is_for() -> None:
             seen.update(stream.outbound.dropped)
         seen[f"class {run.kind}"] += 1
     for what in (
-        *("messages", "fragmented", "resumes", "redials", "evictions", "late frames", "overtaken greetings"),
+        *(
+            "messages",
+            "fragmented",
+            "cut on a slow line",
+            "resumes",
+            "redials",
+            "evictions",
+            "late frames",
+            "overtaken greetings",
+        ),
         *("repeated", "died with their process", "expired beyond", "overflow", "expired", "link_cut", "peer_restart"),
         *(f"class {kind}" for kind in ("cuts", "restarts", "twins", "reload", "goodbye", "lossy")),
     ):

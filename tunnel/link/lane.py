@@ -23,6 +23,8 @@ from tunnel.limits import (
 
 LONG_S = 0.005
 """A line whose least round trip is above this is long: only there can a larger credit help."""
+LEAST_BATCH_BYTES = 4096
+"""Batches are not cut shorter than this, however slow the line is."""
 SLOW_S = 0.5
 """A batch that takes longer than this to be received says that the credit is too large for the line."""
 
@@ -33,7 +35,9 @@ class Credit:
     def __init__(self) -> None:
         self.credit_bytes = LANE_CREDIT_BYTES
         self.rate = 0.0
-        """Bytes a second that the peer received lately, while the lane was busy; 0 until known."""
+        """Bytes a second that the line carries, as far as is known; 0 until then."""
+        self.batch_bytes = BATCH_BYTES
+        """The longest batch that the lane carries in LANE_BATCH_S."""
         self.reset(0.0)
 
     def reset(self, now: float) -> None:
@@ -46,6 +50,7 @@ class Credit:
         self._was_full = False
         self._resized_at = now
         self._rate_mark = (0, now)
+        self._full_since_mark = False
 
     @property
     def outstanding(self) -> int:
@@ -59,20 +64,18 @@ class Credit:
         """May another batch enter? One may always start on an empty lane."""
         room = self.outstanding < self.credit_bytes
         if not room:
-            self._was_full = True
+            self._was_full = self._full_since_mark = True
         return room
 
-    @property
-    def batch_bytes(self) -> int:
-        """The longest batch that the lane carries in LANE_BATCH_S."""
-        if not self.rate:
-            return BATCH_BYTES
-        return int(min(BATCH_BYTES, max(4096, self.rate * LANE_BATCH_S)))
+    def stalled(self) -> None:
+        """The lane died with bytes under way: perhaps of a batch that the line could not carry in time."""
+        self._learn_rate(LEAST_BATCH_BYTES / LANE_BATCH_S)
 
     def add(self, size: int, now: float) -> None:
         if self.outstanding == 0:
             self.progress_at = now
             self._rate_mark = (self.received, now)
+            self._full_since_mark = False
         self.sent += size
         self._marks.append((self.sent, now))
 
@@ -82,28 +85,37 @@ class Credit:
             raise RemoteProtocolError("sequence", f"the peer received {lane_bytes} bytes where {self.sent} were sent")
         if lane_bytes <= self.received:
             return False
+        before = self.received
         self.received = lane_bytes
         self.progress_at = now
         trip_s = None
         while self._marks and self._marks[0][0] <= lane_bytes:
             trip_s = now - self._marks.popleft()[1]
         if trip_s is not None:
-            self._measure(trip_s, now)
+            self._measure(trip_s, lane_bytes - before, now)
         return True
 
-    def _measure(self, trip_s: float, now: float) -> None:
+    def _measure(self, trip_s: float, size: int, now: float) -> None:
         self._least_s = min(self._least_s, trip_s)
+        if self.batch_bytes < BATCH_BYTES and trip_s * self.rate < size:
+            self._learn_rate(size / max(trip_s, 1e-4))  # it carried more than we thought it could
         since_bytes, since = self._rate_mark
         if now - since >= 0.1:
-            rate = (self.received - since_bytes) / (now - since)
-            self.rate = rate if not self.rate else 0.7 * self.rate + 0.3 * rate
+            if self._full_since_mark:  # else it is we who were slow
+                rate = (self.received - since_bytes) / (now - since)
+                self._learn_rate(rate if not self.rate else 0.7 * self.rate + 0.3 * rate)
             self._rate_mark = (self.received, now)
+            self._full_since_mark = False
         if now - self._resized_at < self._least_s:
             return
         if trip_s > SLOW_S and trip_s > 2 * self._least_s:
             self._resize(self.credit_bytes * 7 // 10, now)
         elif self._was_full and self._least_s > LONG_S and trip_s < 1.5 * self._least_s + 0.01:
             self._resize(self.credit_bytes * 3 // 2, now)
+
+    def _learn_rate(self, rate: float) -> None:
+        self.rate = rate
+        self.batch_bytes = int(min(BATCH_BYTES, max(LEAST_BATCH_BYTES, rate * LANE_BATCH_S)))
 
     def _resize(self, credit_bytes: int, now: float) -> None:
         self.credit_bytes = min(LANE_CREDIT_MAX_BYTES, max(LANE_CREDIT_MIN_BYTES, credit_bytes))
@@ -170,18 +182,19 @@ class Clock:
 
     def __init__(self, window_s: float) -> None:
         self._window_s = window_s
-        self._least: float | None = None
-        self._previous: float | None = None
+        self._least = self._previous = float("inf")
         self._since = 0.0
+        self.offset: float | None = None
+        """What to add to the peer's time; None until it is known."""
 
     def sample(self, peer_s: float, now: float) -> None:
         offset = now - peer_s
-        if self._least is None or now - self._since >= self._window_s:
+        if now - self._since >= self._window_s:
             self._previous, self._least, self._since = self._least, offset, now
         elif offset < self._least:
             self._least = offset
+        self.offset = min(self._least, self._previous)
 
     def local(self, peer_s: float, now: float) -> float:
         """A time of the peer's as ours; never in the future."""
-        known = [offset for offset in (self._least, self._previous) if offset is not None]
-        return min(now, peer_s + min(known)) if known else now
+        return now if self.offset is None else min(now, peer_s + self.offset)

@@ -77,6 +77,10 @@ class Listener:
         known = self._sides.pop(side)
         self._refuse_bound(known, "side", text)
 
+    def conn(self, peer: Peer, lane: Lane) -> Hashable | None:
+        """The connection of an open link's lane."""
+        return self._sides[peer.side].lanes.get(lane)
+
     def reason(self, side: str) -> str:
         """Why the link with a side is not open, for people; empty when it is."""
         return "" if self._sides[side].peer.is_open else self._sides[side].reason
@@ -110,7 +114,7 @@ class Listener:
         try:
             if user_id != side.peer.side:
                 raise RemoteProtocolError("side", "a connection has changed its key")
-            kind = wire.kind_of(parts)
+            kind = Kind.DATA if lane is Lane.DATA else wire.kind_of(parts)
             if kind is Kind.BYE:
                 self._unbind(side, f"{side.peer.side} said goodbye: {wire.said(wire.decode_json(parts), 'text')}")
             elif kind is Kind.REFUSE:

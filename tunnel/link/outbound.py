@@ -179,10 +179,16 @@ class Outbound:
             if not self.queue or not self.queue[-1].more:
                 return
 
+    @property
+    def is_clear(self) -> bool:
+        """Nothing waits, so a batch may enter the lane at once."""
+        may_fly = self.terms.overflow == "block" or self.flight_bytes < self.window_bytes // 2
+        return not self.queue and self.cursor == self.next_seq and may_fly
+
     # --- lane side ---------------------------------------------------------------------------------------------------
 
-    def next_size(self, now: float) -> int | None:
-        """Size of the batch whose turn it is in the lane, or None when nothing may go."""
+    def next_size(self, now: float, batch_bytes: int = BATCH_BYTES) -> int | None:
+        """Size of the batch whose turn it is in the lane, or None when nothing may go. A longer one is cut to fit."""
         if self.cursor < self.next_seq:
             return self.flight[self.cursor - self.flight[0].seq].size
         self.expire(now)
@@ -191,7 +197,17 @@ class Outbound:
         most = self.window_bytes if self.terms.overflow == "block" else self.window_bytes // 2
         if self.flight_bytes >= most and not self._mid_message:
             return None
+        if self.queue[0].size > batch_bytes:
+            self._cut_head(batch_bytes)
         return self.queue[0].size
+
+    def _cut_head(self, most: int) -> None:
+        """Make fragments of the next batch: the receiver joins what comes with `more`, be it one message or many."""
+        head = self.queue.popleft()
+        fragments = [Batch(run, size, 0, True, head.born) for run, size in _fragments(head.segments, most)]
+        fragments[-1].messages, fragments[-1].more = head.messages, head.more
+        self.queue.extendleft(reversed(fragments))
+        self.queue_bytes += sum(batch.cost for batch in fragments) - head.cost
 
     def take(self, now: float) -> Batch:
         """The batch for the lane, numbered. A replayed one that is too old travels empty: numbers have no gaps."""
@@ -204,6 +220,13 @@ class Outbound:
             raise LocalMisuseError(f"{self!r} has nothing to send")
         batch = self.queue.popleft()
         self.queue_bytes -= batch.cost
+        return self._enter(batch)
+
+    def take_at_once(self, piece: Piece, now: float) -> Batch:
+        """As `put` and `take` in one, for a whole piece while `is_clear`."""
+        return self._enter(Batch(piece.segments, piece.size, piece.messages, piece.more, now))
+
+    def _enter(self, batch: Batch) -> Batch:
         batch.seq = self.next_seq
         self.next_seq += 1
         self.cursor = self.next_seq
@@ -323,6 +346,27 @@ class Outbound:
             self._drop_oldest(reason)
         self.queue.extend(half_sent)
         self.queue_bytes = sum(batch.cost for batch in half_sent)
+
+
+def _fragments(segments: Sequence[Segment], most: int) -> Iterable[tuple[list[Segment], int]]:
+    """A run in stretches of `most` bytes, the last one shorter."""
+    run: list[Segment] = []
+    size = 0
+    for segment in segments:
+        at = 0
+        while at < len(segment):
+            if size == most:
+                yield run, size
+                run, size = [], 0
+            step = min(len(segment) - at, most - size)
+            run.append(_stretch(segment, at, at + step))
+            size += step
+            at += step
+    yield run, size
+
+
+def _stretch(segment: Segment, start: int, stop: int) -> Segment:
+    return memoryview(segment)[start:stop]
 
 
 def _messages(queue: Iterable[Batch]) -> Iterable[tuple[list[Segment], int]]:

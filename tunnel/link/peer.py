@@ -14,12 +14,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tunnel.errors import RemoteProtocolError
-from tunnel.limits import ACK_BYTES, ACK_DELAY_S, CLOCK_WINDOW_S
+from tunnel.limits import ACK_BYTES, ACK_DELAY_S, CLOCK_WINDOW_S, SILENCE_S
 from tunnel.link import wire
 from tunnel.link.hello import Announced, Hello, Numbers, disagreement
 from tunnel.link.inbound import Inbound
 from tunnel.link.lane import Clock, Credit, Pulse
-from tunnel.link.outbound import Compact, Outbound, Terms
+from tunnel.link.outbound import Batch, Compact, Outbound, Piece, Terms
 from tunnel.link.schedule import Schedule
 from tunnel.link.subscriptions import Granted, Wanted
 from tunnel.link.wire import Ack, Data, Kind, Lane
@@ -105,7 +105,7 @@ class Peer:
         self._by_peer_number: dict[int, Channel] = {}
         self._telling: set[int] = set()
         """Channels whose topic set has changes to be sent."""
-        self._pulses = {lane: Pulse(0.0) for lane in Lane}
+        self._pulses = [Pulse(0.0) for _ in Lane]
         self._outbox: list[tuple[Lane, Parts]] = []
         self._lane_received = 0
         self._owed_bytes = 0
@@ -113,8 +113,7 @@ class Peer:
         self.ack_at = FOREVER
         """When an acknowledgement must go at the latest: the one deadline that comes nearer while a link is open."""
         self._peer_counts: dict[int, int] = {}
-        self._handlers: dict[Kind, Callable[[Lane, Sequence[Segment], float], None]] = {
-            Kind.DATA: self._on_data,
+        self._on_control: dict[Kind, Callable[[Lane, Sequence[Segment], float], None]] = {
             Kind.ACK: self._on_ack,
             Kind.PING: self._on_ping,
             Kind.PONG: self._on_pong,
@@ -197,7 +196,7 @@ class Peer:
         self._agree(hello)
         self._clock.sample(hello.clock_us / 1e6, now if heard_at is None else heard_at)
         self.credit.reset(now)
-        self._pulses = {lane: Pulse(now, steady=lane is Lane.CONTROL) for lane in Lane}
+        self._pulses = [Pulse(now, steady=lane is Lane.CONTROL) for lane in Lane]
         self._outbox.clear()
         self._lane_received = 0
         self._owed_bytes = 0
@@ -266,6 +265,8 @@ class Peer:
         self.is_open = False
         self._outbox.clear()
         self.ack_at = FOREVER
+        if self.credit.outstanding and self._pulses[Lane.CONTROL].heard_at > self.credit.progress_at + SILENCE_S / 2:
+            self.credit.stalled()
         for channel in self.channels.values():
             if channel.inbound and not channel.route.terms.confirmed:
                 channel.inbound.abandon()
@@ -284,8 +285,10 @@ class Peer:
             return
         self._owed_channels[channel.peer_number] = inbound
         inbound.owed_bytes += size
-        due = now if inbound.owed_bytes >= inbound.window_bytes // 4 else now + ACK_DELAY_S
-        self.ack_at = min(self.ack_at, due)
+        if inbound.owed_bytes >= inbound.window_bytes // 4:
+            self.ack_at = now
+        elif self.ack_at is FOREVER:
+            self.ack_at = now + ACK_DELAY_S
 
     def topics_changed(self, channel: Channel) -> None:
         """`wanted` has changes for the peer."""
@@ -333,7 +336,7 @@ class Peer:
             if channel.wanted is not None and channel.refused is None:
                 out.extend((Lane.CONTROL, frame) for frame in channel.wanted.frames(channel.number))
         while self.credit.has_room():
-            outbound = self._schedule.pick(now)
+            outbound = self._schedule.pick(now, self.credit.batch_bytes)
             if outbound is None:
                 break
             out.append((Lane.DATA, self._data(outbound, now)))
@@ -344,8 +347,24 @@ class Peer:
             out.append((Lane.CONTROL, wire.encode_ack(self._ack())))
         return out
 
+    def express(self, channel: Channel, piece: Piece, now: float) -> Parts | None:
+        """The DATA of a piece that need not wait for anybody's turn; None when it must be `put` and wait.
+
+        It overtakes nothing: this channel is clear, no other waits, and the lane has room.
+        """
+        outbound = channel.outbound
+        if outbound is None or not self.is_open or channel.refused is not None or piece.more:
+            return None
+        if not (self._schedule.idle and outbound.is_clear and self.credit.has_room()):
+            return None
+        if piece.size > self.credit.batch_bytes:
+            return None
+        return self._wrap(outbound, outbound.take_at_once(piece, now), now)
+
     def _data(self, outbound: Outbound, now: float) -> Parts:
-        batch = outbound.take(now)
+        return self._wrap(outbound, outbound.take(now), now)
+
+    def _wrap(self, outbound: Outbound, batch: Batch, now: float) -> Parts:
         ack = self._ack() if self.ack_at is not FOREVER else None
         header = wire.encode_data(
             Data(outbound.channel, batch.seq, int(batch.born * 1e6), batch.messages, batch.more, ack)
@@ -374,14 +393,14 @@ class Peer:
         """When `tick` wants to be called, at the latest."""
         if not self.is_open:
             return FOREVER
-        control, data = self._pulses.values()
+        control, data = self._pulses
         return min(control.deadline(), data.deadline(), self.ack_at, self.credit.stall_at())
 
     def tick(self, now: float) -> str | None:
         """Ping what is idle. A sentence when the link is dead: redial both lanes."""
         if not self.is_open:
             return None
-        for lane, pulse in self._pulses.items():
+        for lane, pulse in zip(Lane, self._pulses, strict=True):
             if pulse.dead(now):
                 return f"the {lane.name.lower()} lane was silent for {now - pulse.heard_at:.0f} s"
             if pulse.ping_due(now):
@@ -397,20 +416,24 @@ class Peer:
         """A message of an agreed connection. RemoteProtocolError: tell the peer and drop the connection."""
         self._pulses[lane].heard(now)
         kind = wire.kind_of(parts)
-        handler = self._handlers.get(kind)
-        if handler is None or not _belongs(kind, lane):
+        if lane is Lane.DATA and kind is Kind.DATA:
+            self._on_data(parts, now)
+            return
+        handler = self._on_control.get(kind)
+        if handler is None or (lane is Lane.DATA and kind not in (Kind.PING, Kind.PONG)):
             raise RemoteProtocolError("frame", f"{kind.name} does not belong on the {lane.name.lower()} lane now")
         handler(lane, parts, now)
 
-    def _on_data(self, lane: Lane, parts: Sequence[Segment], now: float) -> None:
+    def _on_data(self, parts: Sequence[Segment], now: float) -> None:
         header = wire.decode_data(parts[0])
         if header.ack is not None:
             self._acknowledge(header.ack, now)
         segments = parts[1:]
-        size = sum(map(len, segments))
+        size = len(segments[0]) if len(segments) == 1 else sum(map(len, segments))
         self._lane_received += size + len(parts[0])
         self._owed_bytes += size
-        self.ack_at = min(self.ack_at, now + ACK_DELAY_S)
+        if self.ack_at is FOREVER:
+            self.ack_at = now + ACK_DELAY_S
         channel = self._by_peer_number.get(header.channel)
         if channel is None or channel.inbound is None:
             raise RemoteProtocolError("channel", f"the peer sends on channel {header.channel}, which it may not open")
@@ -428,7 +451,8 @@ class Peer:
             channel = self._by_number.get(number)
             if channel is not None and channel.outbound and channel.outbound.acknowledge(delivered):
                 self.freed.append(channel)
-                self._schedule.wake(channel.outbound)
+                if channel.outbound.queue:
+                    self._schedule.wake(channel.outbound)
 
     def _on_ping(self, lane: Lane, parts: Sequence[Segment], now: float) -> None:
         clock_us = wire.decode_ping(parts[0])
@@ -467,7 +491,3 @@ class Peer:
             channel = self._by_peer_number.get(number)
             if channel is not None:
                 channel.remote_peers = count
-
-
-def _belongs(kind: Kind, lane: Lane) -> bool:
-    return kind in (Kind.PING, Kind.PONG) or (lane is Lane.DATA) == (kind is Kind.DATA)

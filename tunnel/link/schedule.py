@@ -24,6 +24,11 @@ class Schedule:
         self.relieved: list[Outbound] = []
         """Channels that have dropped what was too old, so may have room again; the owner takes and clears."""
 
+    @property
+    def idle(self) -> bool:
+        """No channel waits for its turn."""
+        return not self._deficit
+
     def wake(self, channel: Outbound) -> None:
         """This channel has data."""
         if channel.channel not in self._deficit:
@@ -39,11 +44,14 @@ class Schedule:
         for channel in channels:
             self.wake(channel)
 
-    def pick(self, now: float) -> Outbound | None:
-        """The channel that sends next, already charged for its batch; None when no channel has anything to send."""
+    def pick(self, now: float, batch_bytes: int = BATCH_BYTES) -> Outbound | None:
+        """The channel that sends next, already charged for its batch; None when no channel has anything to send.
+
+        `batch_bytes`: what the line takes at once; a longer batch is cut.
+        """
         while self._deficit:
             for ring in self._rings.values():
-                chosen = self._pick_in(ring, now) if ring else None
+                chosen = self._pick_in(ring, now, batch_bytes) if ring else None
                 if chosen is not None:
                     return chosen
             for ring in self._rings.values():
@@ -51,10 +59,10 @@ class Schedule:
                     self._deficit[channel.channel] += QUANTUM_BYTES[channel.terms.priority]
         return None
 
-    def _pick_in(self, ring: deque[Outbound], now: float) -> Outbound | None:
+    def _pick_in(self, ring: deque[Outbound], now: float, batch_bytes: int) -> Outbound | None:
         for _ in range(len(ring)):
             channel = ring[0]
-            size = channel.next_size(now)
+            size = channel.next_size(now, batch_bytes)
             if channel.relieved:
                 channel.relieved = False
                 self.relieved.append(channel)
