@@ -26,7 +26,7 @@ from tunnel.config.plan import Plan
 from tunnel.control import ControlServer
 from tunnel.errors import RemoteProtocolError, ZtunnelError
 from tunnel.limits import BYE_S, EXIT_LINGER_S, SWEEP_S
-from tunnel.link.peer import Peer
+from tunnel.link.peer import Channel, Peer
 from tunnel.links import DialLink, ListenLink
 from tunnel.log import Log
 from tunnel.reactor import Reactor, run
@@ -139,6 +139,15 @@ class Device:
     def touch(self, peer: Peer) -> None:
         self._stirred.add(peer)
 
+    def express(self, peer: Peer, channel: Channel, piece: pump.Piece, now: float) -> bool:
+        parts = peer.express(channel, piece, now)
+        if parts is None:
+            return False
+        link = self.dials.get(peer.side) or self.listens
+        if link is not None:
+            link.express(peer, parts)
+        return True
+
     def breach(self, peer: Peer, error: RemoteProtocolError) -> None:
         self._log.warn("protocol-breach", peer=peer.side, code=error.code, reason=str(error))
         if peer.side in self.dials:
@@ -147,8 +156,16 @@ class Device:
             self.listens.redial(peer.side, str(error))
 
     def stir(self, peer: Peer) -> None:
-        self._stirred.add(peer)
-        self.settle()
+        if self._settling:
+            self._stirred.add(peer)
+            return
+        self._settling = True
+        try:
+            self._settle_one(peer)
+        finally:
+            self._settling = False
+        if self._stirred:
+            self.settle()
 
     def settle(self) -> None:
         """Feed what arrived, read where windows opened, send what may go; until all is at rest."""
@@ -165,16 +182,18 @@ class Device:
             self._settling = False
 
     def _settle_one(self, peer: Peer) -> None:
-        arrived, peer.arrived = peer.arrived, []
-        for channel in arrived:
-            if channel.owner is not None:
-                pattern, port = channel.owner
-                pattern.arrived(port)
-        freed, peer.freed = peer.freed, []
-        for channel in freed:
-            if channel.owner is not None:
-                pattern, port = channel.owner
-                pattern.freed(port)
+        if peer.arrived:
+            arrived, peer.arrived = peer.arrived, []
+            for channel in arrived:
+                if channel.owner is not None:
+                    pattern, port = channel.owner
+                    pattern.arrived(port)
+        if peer.freed:
+            freed, peer.freed = peer.freed, []
+            for channel in freed:
+                if channel.owner is not None:
+                    pattern, port = channel.owner
+                    pattern.freed(port)
         link = self.dials.get(peer.side) or self.listens
         if link is not None:
             link.transmit(peer)

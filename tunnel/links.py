@@ -139,6 +139,11 @@ class DialLink:
                 self.dialler.lane_lost(lane, "the connection is gone", self._reactor.now())
                 return
 
+    def express(self, _peer: Peer, parts: Any) -> None:
+        """Send a batch that waits for nobody."""
+        if self._dialled is None or not self._dialled.send(Lane.DATA, parts):
+            self.dialler.lane_lost(Lane.DATA, "the connection is gone", self._reactor.now())
+
     def _on_alarm(self) -> None:
         self.dialler.tick(self._reactor.now())
         self.transmit()
@@ -300,6 +305,10 @@ class ListenLink:
             self._note_changes()
         if peer is not None:
             self._alarm.set(peer.ack_at)
+
+    def express(self, peer: Peer, parts: Any) -> None:
+        """Send a batch that waits for nobody."""
+        self._send(self.listener.conn(peer, Lane.DATA), parts)
 
     def _send(self, conn: Hashable, parts: Any) -> None:
         port, routing_id = cast("tuple[_Port, bytes]", conn)

@@ -27,6 +27,9 @@ LOCAL_AFFINITY: Final = 1
 LINK_AFFINITY: Final = 2
 """ZMQ_AFFINITY of link sockets: I/O thread 1, so that CURVE never delays the applications."""
 IO_THREADS: Final = 2
+POLLIN: Final = int(zmq.POLLIN)
+POLLOUT: Final = int(zmq.POLLOUT)
+"""As plain numbers: the flags of pyzmq are enums, which cost a microsecond each time."""
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
@@ -149,8 +152,8 @@ class Watch:
             return
         if self._soon:
             pass  # _look is about to; twice a turn would be unfair to the others
-        elif self._want == _POLLIN:
-            self._call(_POLLIN)
+        elif self._want == POLLIN:
+            self._call(POLLIN)
         else:
             self._turn()
         if self.on_edge is not None and not self.closed:
@@ -178,10 +181,9 @@ class Watch:
         finally:
             # after an exception the tick tries again: at once would spin
             self._turning = False
-        certain = emptied is True and not self._poked and self._want == _POLLIN
+        certain = emptied is True and not self._poked and self._want == POLLIN
         if not (certain or self._soon or self.closed) and self._want and self._get(_EVENTS) & self._want:
             self._queue_look()
 
 
 _EVENTS: Final = int(zmq.EVENTS)
-_POLLIN: Final = int(zmq.POLLIN)

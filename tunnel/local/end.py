@@ -22,7 +22,7 @@ from tunnel.local.pair import PairPeers, Verdict
 from tunnel.local.watch import Down, Switchboard, Up
 from tunnel.local.words import ipc_path
 from tunnel.monitor import Monitor, MonitorEvent
-from tunnel.reactor import Reactor, Watch
+from tunnel.reactor import POLLOUT, Reactor, Watch
 from tunnel.zap import Gate, Zap
 
 _WAITING_SENDERS: Final = frozenset({"PUSH", "DEALER", "PAIR"})
@@ -61,6 +61,8 @@ class LocalEnd:
         self._reopening: asyncio.Task[None] | None = None
         self._generation: _Generation | None = None
         self._closed = False
+        self._may_send: bool | None = None
+        """Known until the next event, for it is asked before every feed."""
         self.reopened = 0
 
     def __repr__(self) -> str:
@@ -107,6 +109,11 @@ class LocalEnd:
         """False while what is handed to the socket would wait for somebody who may turn out to be nobody, or a wrong
         one, and would then be lost. Keep it, and want POLLOUT: that comes when this has turned True.
         """
+        if self._may_send is None:
+            self._may_send = self._judge_sending()
+        return self._may_send
+
+    def _judge_sending(self) -> bool:
         if self._pair is not None:
             return self._pair.attached is not None
         if self._binds or self.route.end.socket not in _WAITING_SENDERS:
@@ -153,6 +160,10 @@ class LocalEnd:
             self._zap.remove(options.zap_domain(self.route.name))
             self._zap.remove(options.outward_domain(self.route.name))
 
+    def forget_sending(self) -> None:
+        """Something happened: find out anew whether the end may send."""
+        self._may_send = None
+
     def on_bound(self) -> None:
         """An endpoint has bound the socket of now (and will be waited for at its close)."""
         if self._generation is not None:
@@ -182,7 +193,7 @@ class LocalEnd:
             return
         if self._pair is not None and isinstance(endpoint, BindEndpoint):
             self._on_pair(change)
-        self.watch.refresh()
+        self.watch.look_again()
 
     def _on_pair(self, change: Up | Down) -> None:
         if self._pair is None:
@@ -205,7 +216,7 @@ class LocalEnd:
             return
         events = self._events()
         verdict = self._pair.judge(readable=bool(events & zmq.POLLIN), writable=bool(events & zmq.POLLOUT))
-        self.watch.refresh()
+        self.watch.look_again()
         if verdict is Verdict.LATER:
             self._judge_pair_in(DRAIN_POLL_S)
         elif verdict is Verdict.REOPEN:
@@ -216,6 +227,7 @@ class LocalEnd:
         old = self._generation
         self.reopened += 1
         self._pair = PairPeers()
+        self._may_send = None
         for endpoint in self._endpoints:
             endpoint.forget()
         self._generation = _Generation(self, self._on_event)
@@ -247,8 +259,9 @@ class EndWatch:
 
     def want(self, events: int) -> None:
         """Wait for `events` from now on, as Watch.want."""
-        self._want = events
-        self.refresh()
+        if events != self._want:
+            self._want = events
+            self.refresh()
 
     def call_on_edges(self, on_edge: Callable[[], None]) -> None:
         """As Watch.on_edge, over replacements of the socket."""
@@ -261,10 +274,15 @@ class EndWatch:
         if self._watch is not None:
             self._watch.poke()
 
-    def refresh(self) -> None:
+    def look_again(self) -> None:
         """Whether the end may send has perhaps changed."""
+        self._end.forget_sending()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Tell the socket's watch what is wanted and allowed."""
         if self._watch is not None:
-            held = 0 if not self._want & zmq.POLLOUT or self._end.may_send else int(zmq.POLLOUT)
+            held = 0 if not self._want & POLLOUT or self._end.may_send else POLLOUT
             self._watch.want(self._want & ~held)
 
     def attach(self, socket: zmq.Socket[bytes]) -> None:

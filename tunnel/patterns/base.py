@@ -20,6 +20,7 @@ from tunnel.limits import FEED_PATIENCE_US
 from tunnel.link.inbound import Run
 from tunnel.link.peer import Channel, Peer
 from tunnel.patterns.marks import Marks
+from tunnel.reactor import POLLIN, POLLOUT
 
 if TYPE_CHECKING:
     from tunnel.config.plan import RoutePlan
@@ -39,6 +40,10 @@ class Hub(Protocol):
 
     def touch(self, peer: Peer) -> None:
         """This peer has something to send; it goes at the end of the present callback."""
+        ...
+
+    def express(self, peer: Peer, channel: Channel, piece: pump.Piece, now: float) -> bool:
+        """Send this at once if nothing else waits. False: put it, and it takes its turn."""
         ...
 
     def breach(self, peer: Peer, error: RemoteProtocolError) -> None:
@@ -134,10 +139,10 @@ class Pattern:
     def on_ready(self, events: int) -> bool:
         """The local socket can be read or written. What was read leaves first, the bookkeeping comes after it."""
         emptied = False
-        if events & zmq.POLLOUT and self._blocked:
+        if events & POLLOUT and self._blocked:
             self._blocked = False
             self.push()
-        if events & zmq.POLLIN:
+        if events & POLLIN:
             emptied = self.read()
         self.hub.settle()
         self.want()
@@ -178,9 +183,9 @@ class Pattern:
             return
         events = 0
         if not self.stopping and self.wants_to_read():
-            events |= zmq.POLLIN
+            events |= POLLIN
         if self._blocked:
-            events |= zmq.POLLOUT
+            events |= POLLOUT
         self.end.watch.want(events)
 
     # --- intake ------------------------------------------------------------------------------------------------------
@@ -194,13 +199,17 @@ class Pattern:
 
     def max_message_bytes(self) -> int:
         """The strictest limit of all who may get the message."""
+        if len(self.ports) == 1:
+            return self.ports[0].channel.max_message_bytes
         return min(port.channel.max_message_bytes for port in self.ports)
 
     def take_in(self, port: Port, drained: Drained, now: float) -> None:
-        """Count what was drained and put it on its way to this port."""
+        """Put what was drained on its way to this port, then count it."""
+        pieces = drained.pieces
+        if len(pieces) != 1 or not self.hub.express(port.peer, port.channel, pieces[0], now):
+            port.put(pieces, now)
+            self.hub.touch(port.peer)
         self.count_in(drained)
-        port.put(drained.pieces, now)
-        self.hub.touch(port.peer)
 
     def count_in(self, drained: Drained) -> None:
         messages = size = 0

@@ -23,6 +23,7 @@ from tunnel.limits import (
 from tunnel.link.inbound import Run
 from tunnel.patterns.base import Hub, Pattern, Port
 from tunnel.pump import Fed
+from tunnel.reactor import POLLIN
 
 
 class PubsubFrom(Pattern):
@@ -161,7 +162,7 @@ class PubsubTo(Pattern):
     def want(self) -> None:
         """XPUB always says that it can be written, so waiting for that would spin: edges and a timer do it."""
         if self.end.has_socket:
-            self.end.watch.want(0 if self.stopping else zmq.POLLIN)
+            self.end.watch.want(0 if self.stopping else POLLIN)
 
     def _on_edge(self) -> None:
         """Something changed at the socket: perhaps a subscriber has read."""
