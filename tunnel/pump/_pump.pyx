@@ -1,11 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The pump in C speed: the same API as `twin.py`, tested by the same tests. One module in five files:
+"""The pump in C speed: the same API as `twin.py`, tested by the same tests. One module in several files:
 
     libzmq.pxi    the functions of libzmq that are called, by address, and errors
     chunk.pxi     Block (counted memory that any thread may let go) and Chunk (its face in Python)
     runs.pxi      reading a run, and gathering ranges of it into pieces
-    sockets.pxi   drain, feed, send, recv
-    sorting.pxi   cut, first_frame, keep_latest, Topics, split
+    drain.pxi     drain, drain_shares, drain_tagged, with intake.pxi for what they share
+    feed.pxi      feed, send, recv
+    sorting.pxi   cut, first_frame, keep_latest, split, with topics.pxi for Topics
 
 What a peer sent is read through `Cursor`, which checks every length before it is used. The GIL is released in the loops
 over messages; a socket still belongs to one thread at a time.
@@ -46,5 +47,6 @@ cdef enum:
 include "libzmq.pxi"
 include "chunk.pxi"
 include "runs.pxi"
-include "sockets.pxi"
+include "drain.pxi"
+include "feed.pxi"
 include "sorting.pxi"

@@ -183,8 +183,20 @@ cdef void *grown(void *memory, size_t *room, size_t used, size_t item) noexcept 
     return more
 
 
-cdef int pile_message(Pile *pile, size_t start, size_t stop) noexcept nogil:
+cdef inline int pile_message(Pile *pile, size_t start, size_t stop) noexcept nogil:
     """Add the message at start..stop; it opens a new piece when the last one has no room for it. -1: no memory."""
+    cdef Piled *piece = pile.pieces + pile.pieces_used - 1
+    cdef Range *last = pile.ranges + pile.ranges_used - 1
+    if pile.pieces_used and last.stop == start and piece.size + (stop - start) <= BATCH:
+        last.stop = stop
+        piece.size += stop - start
+        piece.messages += 1
+        return 0
+    return pile_range(pile, start, stop)
+
+
+cdef int pile_range(Pile *pile, size_t start, size_t stop) noexcept nogil:
+    """pile_message where a range, and perhaps a piece, begins."""
     cdef size_t size = stop - start
     cdef Piled *piece
     cdef void *memory
@@ -199,20 +211,15 @@ cdef int pile_message(Pile *pile, size_t start, size_t stop) noexcept nogil:
         piece.count = piece.size = piece.messages = 0
     else:
         piece = &pile.pieces[pile.pieces_used - 1]
-    piece.size += size
-    piece.messages += 1
-    if piece.count and pile.ranges[pile.ranges_used - 1].stop == start:
-        pile.ranges[pile.ranges_used - 1].stop = stop
-        return 0
     memory = grown(pile.ranges, &pile.ranges_room, pile.ranges_used, sizeof(Range))
     if memory == NULL:
-        piece.size -= size
-        piece.messages -= 1
         return -1
     pile.ranges = <Range *>memory
     pile.ranges[pile.ranges_used].start = start
     pile.ranges[pile.ranges_used].stop = stop
     pile.ranges_used += 1
+    piece.size += size
+    piece.messages += 1
     piece.count += 1
     return 0
 
