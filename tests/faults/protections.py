@@ -70,9 +70,10 @@ def received() -> None:
 
     on_data, delivered = Peer._on_data, Peer.delivered
 
-    def take(self: Peer, lane: Any, parts: Any, now: float) -> None:
-        on_data(self, lane, parts, now)
-        self._lane_received -= sum(map(len, parts[1:]))
+    def take(self: Peer, parts: Any, now: float) -> None:
+        before = self._lane_received
+        on_data(self, parts, now)
+        self._lane_received = before
 
     def hand_on(self: Peer, channel: Any, size: int, now: float) -> None:
         self._lane_received += size
@@ -143,11 +144,11 @@ def _socket_options(kind: str, changed: dict[int, int]) -> None:
 
 
 def unlimited_subscriptions() -> None:
-    """Subscriptions towards publishers obey libzmq's default high-water mark."""
+    """Subscriptions towards publishers obey a (small) high-water mark."""
     from tunnel.local import options
 
     original = options.high_water_marks
-    options.high_water_marks = lambda end: (1000, 1000) if end.socket == "XSUB" else original(end)
+    options.high_water_marks = lambda end: (1, 1000) if end.socket == "XSUB" else original(end)
 
 
 def nonblocking() -> None:
