@@ -110,7 +110,7 @@ def test_after_kill_9_the_ipc_file_is_taken_over(tunnel: Tunnel) -> None:
     tunnel.start()
     tunnel.devices["dmz"].kill()
     tunnel.devices["dmz"].start()
-    tunnel.up()
+    tunnel.up(60)
     sink = tunnel.app(zmq.PULL, "connect", far)
     tunnel.app(zmq.PUSH, "connect", address).send(b"x")
     assert sink.recv() == b"x"
@@ -136,7 +136,7 @@ def test_an_address_in_use_does_not_stop_the_others(tunnel: Tunnel) -> None:
     tunnel.app(zmq.PUSH, "connect", near2).send(b"x")
     assert sink.recv() == b"x"
     holder.close()
-    tunnel.up()
+    tunnel.up(60)
 
 
 def test_an_oversize_message_is_counted_and_the_route_goes_on(tunnel: Tunnel) -> None:
