@@ -15,6 +15,8 @@ BATCH_BYTES: Final = 256 * KIB
 """A batch is at most this long: large enough that a link frame costs nothing, small enough not to delay others."""
 REFERENCE_BYTES: Final = 32 * KIB
 """Frames from this size up travel as references to the received message: below it a copy is cheaper than a part."""
+INLINE_BYTES: Final = 4 * KIB
+"""A batch up to this long travels in one part with its header: a part less to encrypt, where latency counts."""
 LINK_FRAME_BYTES: Final = BATCH_BYTES + 4 * KIB
 """MAXMSGSIZE of link sockets: a batch and its header; a peer that sends more is disconnected by libzmq."""
 LINK_PARTS: Final = 64

@@ -13,12 +13,15 @@ from typing import Any
 from tests.sim.ledger import Broken, Ledger, Segment, Stream
 from tests.sim.world import NEVER, Conn, World
 from tunnel.limits import BATCH_BYTES
+from tunnel.link import peer as peers
 from tunnel.link import wire
 from tunnel.link.dialler import Dial, Dialler, State
 from tunnel.link.listener import Listener
 from tunnel.link.outbound import Terms
 from tunnel.link.peer import Channel, Peer, Route
 from tunnel.link.wire import Kind, Lane
+
+peers.INLINE_BYTES = -1  # type: ignore[attr-defined]  # a simulated segment has no bytes to put beside a header
 
 CUTS = ("both", "client", "server", "hole", "up", "down")
 HONEST_CODES = {"stale", "attempt", "evicted", "silent", "lost", "reload"}

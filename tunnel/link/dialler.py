@@ -162,6 +162,9 @@ class Dialler:
 
     def _dispatch(self, lane: Lane, parts: Sequence[Segment], now: float) -> None:
         kind = wire.kind_of(parts)
+        if kind is Kind.DATA and self.state is State.OPEN:
+            self.peer.receive(lane, parts, now)
+            return
         if kind is Kind.REFUSE:
             self._on_refuse(parts, now)
         elif kind is Kind.BYE:

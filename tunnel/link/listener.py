@@ -97,7 +97,8 @@ class Listener:
         """A message. Gives the peer whose state it changed."""
         bound = self._bound.get(conn)
         if bound is not None:
-            return self._receive_bound(*bound, user_id, parts, now)
+            self._receive_bound(*bound, user_id, parts, now)
+            return bound[0].peer
         try:
             kind = wire.kind_of(parts)
             if kind is Kind.HELLO:
@@ -110,11 +111,14 @@ class Listener:
             self._refuse(conn, error.code, str(error))
         return None
 
-    def _receive_bound(self, side: _Side, lane: Lane, user_id: str, parts: Sequence[Segment], now: float) -> Peer:
+    def _receive_bound(self, side: _Side, lane: Lane, user_id: str, parts: Sequence[Segment], now: float) -> None:
         try:
             if user_id != side.peer.side:
                 raise RemoteProtocolError("side", "a connection has changed its key")
-            kind = Kind.DATA if lane is Lane.DATA else wire.kind_of(parts)
+            if lane is Lane.DATA:
+                side.peer.receive(lane, parts, now)
+                return
+            kind = wire.kind_of(parts)
             if kind is Kind.BYE:
                 self._unbind(side, f"{side.peer.side} said goodbye: {wire.said(wire.decode_json(parts), 'text')}")
             elif kind is Kind.REFUSE:
@@ -123,7 +127,6 @@ class Listener:
                 side.peer.receive(lane, parts, now)
         except RemoteProtocolError as error:
             self._refuse_bound(side, error.code, str(error))
-        return side.peer
 
     def _on_hello(self, conn: Hashable, user_id: str, parts: Sequence[Segment], now: float) -> None:
         side = self._sides.get(user_id)

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tunnel.errors import RemoteProtocolError
-from tunnel.limits import ACK_BYTES, ACK_DELAY_S, CLOCK_WINDOW_S, SILENCE_S
+from tunnel.limits import ACK_BYTES, ACK_DELAY_S, CLOCK_WINDOW_S, INLINE_BYTES, SILENCE_S
 from tunnel.link import wire
 from tunnel.link.hello import Announced, Hello, Numbers, disagreement
 from tunnel.link.inbound import Inbound
@@ -370,6 +370,8 @@ class Peer:
             Data(outbound.channel, batch.seq, int(batch.born * 1e6), batch.messages, batch.more, ack)
         )
         self.credit.add(len(header) + batch.size, now)
+        if batch.size <= INLINE_BYTES:
+            return [b"".join((header, *batch.segments))]
         return [header, *batch.segments]
 
     def _ack(self) -> Ack:
@@ -425,12 +427,10 @@ class Peer:
         handler(lane, parts, now)
 
     def _on_data(self, parts: Sequence[Segment], now: float) -> None:
-        header = wire.decode_data(parts[0])
-        if header.ack is not None:
-            self._acknowledge(header.ack, now)
-        segments = parts[1:]
+        header, first = wire.decode_data(parts[0])
+        segments: Sequence[Segment] = parts[1:] if not first else [first] if len(parts) == 1 else [first, *parts[1:]]
         size = len(segments[0]) if len(segments) == 1 else sum(map(len, segments))
-        self._lane_received += size + len(parts[0])
+        self._lane_received += size + len(parts[0]) - len(first)
         self._owed_bytes += size
         if self.ack_at is FOREVER:
             self.ack_at = now + ACK_DELAY_S
@@ -440,6 +440,8 @@ class Peer:
         born = self._clock.local(header.born_us / 1e6, now)
         if channel.inbound.accept(header, segments, size, born) and not header.more:
             self.arrived.append(channel)
+        if header.ack is not None:
+            self._acknowledge(header.ack, now)
 
     def _on_ack(self, lane: Lane, parts: Sequence[Segment], now: float) -> None:
         self._acknowledge(wire.decode_ack(parts[0]), now)

@@ -181,24 +181,28 @@ def encode_data(header: Data) -> bytes:
     return fixed + encode_ack_block(header.ack)
 
 
-def decode_data(part: Segment) -> Data:
+def decode_data(part: Segment) -> tuple[Data, memoryview]:
+    """The header in part 0 of a batch, and the rest of that part: there the batch begins."""
     view = memoryview(part)
     if view.nbytes < _DATA.size:
         raise _bad("a batch's header is too short")
     _, flags, _, channel, seq, born_us, messages = _DATA.unpack_from(view)
-    if not flags & ACKED and view.nbytes != _DATA.size:
-        raise _bad("a batch's header is too long")
-    ack = decode_ack_block(view[_DATA.size :]) if flags & ACKED else None
-    return Data(channel, seq, born_us, messages, bool(flags & MORE), ack)
+    ack, length = None, _DATA.size
+    if flags & ACKED:
+        ack, acked = _decode_ack_block(view[length:])
+        length += acked
+    return Data(channel, seq, born_us, messages, bool(flags & MORE), ack), view[length:]
 
 
-def decode_ack_block(view: memoryview) -> Ack:
+def _decode_ack_block(view: memoryview) -> tuple[Ack, int]:
+    """The block at the beginning of `view`, and its length."""
     if view.nbytes < _ACK.size:
         raise _bad("an acknowledgement is too short")
     lane_bytes, count = _ACK.unpack_from(view)
-    if view.nbytes != _ACK.size + count * _ACK_ITEM.size:
-        raise _bad("an acknowledgement's length and count differ")
-    return Ack(lane_bytes, list(_ACK_ITEM.iter_unpack(view[_ACK.size :])))
+    length = _ACK.size + count * _ACK_ITEM.size
+    if view.nbytes < length:
+        raise _bad("an acknowledgement is shorter than its count says")
+    return Ack(lane_bytes, list(_ACK_ITEM.iter_unpack(view[_ACK.size : length]))), length
 
 
 def encode_ack(ack: Ack) -> Parts:
@@ -206,7 +210,11 @@ def encode_ack(ack: Ack) -> Parts:
 
 
 def decode_ack(part: Segment) -> Ack:
-    return decode_ack_block(memoryview(part)[1:])
+    view = memoryview(part)[1:]
+    ack, length = _decode_ack_block(view)
+    if length != view.nbytes:
+        raise _bad("an acknowledgement is longer than its count says")
+    return ack
 
 
 # --- PING and PONG ---------------------------------------------------------------------------------------------------
