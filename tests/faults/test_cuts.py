@@ -120,7 +120,8 @@ def run(rig: Rig, delivery: str, cuts: list[Cut], *, flow: bool = True, **how: l
     """The load on all four routes, cut; finished when nothing moves any more."""
     rig.write(four_routes(rig, delivery))
     rig.start(limits=LIMITS, **how)
-    load = Load(rig)
+    # a lost request of a live route is never answered: its client must ask anew some time
+    load = Load(rig, timeout_s=120 if delivery == "confirmed" else 8)
     load.go()
     cut_again_and_again(rig, cuts)
     if flow:
