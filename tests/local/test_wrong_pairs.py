@@ -26,8 +26,8 @@ async def test_a_connect_that_met_the_wrong_type_is_mended(r: Rig, kind: str, tr
     address = tcp() if transport == "tcp" else f"ipc://{tmp_path}/s"
     wrong = r.app(WRONG[kind], bind=address)
     end = await r.end(route(kind, ("connect", address)))
-    told = "are the ends" if transport == "ipc" else "are the ends of the route swapped?"
-    await r.until(lambda: told in end.status()[0]["reason"], end.status)
+    # now and then, over ipc mostly, the other side is first to hang up: then libzmq does try again, and the words differ
+    await r.until(lambda: "are the ends" in end.status()[0]["reason"], end.status)
     assert end.peers == 0
     assert end.status()[0]["state"] == "retrying"
     wrong.close()
@@ -55,7 +55,7 @@ async def test_control_without_a_remake_the_connect_stays_dead(r: Rig, monkeypat
     address = tcp()
     wrong = r.app(zmq.PUSH, bind=address)
     end = await r.end(route("PUSH", ("connect", address)))
-    await r.until(lambda: "swapped" in end.status()[0]["reason"], end.status)
+    await r.until(lambda: "is not a PULL socket" in end.status()[0]["reason"], end.status)
     wrong.close()
     r.app(zmq.PULL, bind=address)
     with pytest.raises(AssertionError, match="1 peers"):
@@ -69,13 +69,24 @@ async def test_plain_zmq_never_retries(r: Rig) -> None:
     lonely = r.app(zmq.PUSH, options={zmq.IMMEDIATE: 1})
     monitor = lonely.get_monitor_socket()
     lonely.connect(address)
-    await r.until(lambda: _saw(monitor, zmq.Event.DISCONNECTED), "the wrong pair to part")
+    await r.until(lambda: _parted_silently(monitor), "the wrong pair to part")
     wrong.close()
     right = r.app(zmq.PULL, bind=address)
     with pytest.raises(AssertionError):
         await r.until(lambda: _saw(monitor, zmq.Event.HANDSHAKE_SUCCEEDED), "it connects", within_s=1.5)
     lonely.disable_monitor()
     right.close()
+
+
+def _parted_silently(monitor: zmq.Socket[bytes]) -> bool:
+    """DISCONNECTED and nothing before it. (When the other side hangs up first there is a reason, and a next try.)"""
+    silent = True
+    while monitor.poll(100):
+        kind = int.from_bytes(monitor.recv_multipart()[0][:2], "little")
+        if kind == zmq.Event.DISCONNECTED and silent:
+            return True
+        silent = kind != zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
+    return False
 
 
 def _saw(monitor: zmq.Socket[bytes], wanted: zmq.Event) -> bool:
