@@ -481,13 +481,14 @@ def test_a_silent_link_is_given_up_at_both_ends() -> None:
     assert max(dead.values()) <= SILENCE_S + 1
 
 
-def test_a_connection_that_the_listener_lost_is_told_on_the_other_lane() -> None:
+@pytest.mark.parametrize("lane", list(Lane))
+def test_a_connection_that_the_listener_lost_is_told_on_the_other_lane(lane: Lane) -> None:
     ends = joined()
     ends.connect()
-    assert ends.listener.lost((Lane.DATA, 1), "unreachable") is ends.z
-    assert ends.listener.lost((Lane.DATA, 1), "unreachable") is None
+    assert ends.listener.lost((lane, 1), "unreachable") is ends.z
+    assert ends.listener.lost((lane, 1), "unreachable") is None
     ends.to_a(ends.from_z())
-    assert ends.dialler.state is State.IDLE
+    assert ends.dialler.reason == "z refused: unreachable (lost)"
     assert ends.dialler.deadline() == ends.now + REDIAL_MIN_S
 
 

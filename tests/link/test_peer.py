@@ -9,6 +9,7 @@ import pytest
 from tests.link.ends import Ends, kinds, piece, route, token
 from tunnel.errors import RemoteProtocolError
 from tunnel.limits import ACK_DELAY_S, BATCH_BYTES, PING_IDLE_S, SILENCE_S
+from tunnel.link import peer as peers
 from tunnel.link import wire
 from tunnel.link.hello import Hello
 from tunnel.link.outbound import Terms
@@ -99,6 +100,37 @@ def test_an_acknowledgement_rides_on_data_going_back() -> None:
     assert cross(z, a, 1.0) == ["DATA"]
     assert a.channels["r"].outbound is not None
     assert a.channels["r"].outbound.unacked_bytes == 0
+
+
+@pytest.mark.parametrize(("size", "parts"), [(10, 1), (4 * KIB, 1), (4 * KIB + 1, 2)])
+def test_a_short_batch_travels_beside_its_header(monkeypatch: pytest.MonkeyPatch, size: int, parts: int) -> None:
+    monkeypatch.setattr(peers, "INLINE_BYTES", 4 * KIB)
+    a, z = met()
+    put(a, bytes(range(10)) + bytes(size - 10))
+    ((lane, frame),) = a.transmit(1.0)
+    assert len(frame) == parts
+    z.receive(lane, frame, 1.0)
+    inbound = z.channels["r"].inbound
+    assert inbound is not None
+    assert b"".join(bytes(memoryview(s)) for s in inbound.runs[0].segments) == bytes(range(10)) + bytes(size - 10)
+    assert a.credit.outstanding == sum(map(len, frame))
+    cross(z, a, 2.0)
+    assert a.credit.outstanding == 0
+
+
+def test_an_emptied_batch_crosses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "INLINE_BYTES", 4 * KIB)
+    a, z = met(route(terms=Terms(64 * KIB, max_age_s=1.0)))
+    put(a, b"old")
+    a.transmit(0.1)
+    for peer in (a, z):
+        peer.closed()
+    assert z.channels["r"].inbound is not None
+    a.open({"r": (0, 0)}, 5.0)
+    z.is_open = True
+    assert "DATA" in cross(a, z, 5.0)
+    assert take(z, 5.0) == 1
+    assert z.channels["r"].inbound.delivered == 1
 
 
 def test_a_quarter_of_the_window_is_acknowledged_at_once() -> None:
