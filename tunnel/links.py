@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -130,6 +131,7 @@ class DialLink:
         if self.dialler.state is State.OPEN and not self._was_open:
             self._was_open = True
             self._log.info("link-up", peer=self.peer.side, address=self.address, resumes=self.dialler.resumes)
+            self._alarm.set(self.dialler.deadline())  # the first ping may be due long before the handshake's deadline
         self._alarm.set(self.peer.ack_at if self._was_open else self.dialler.deadline())
 
     def _send(self) -> None:
@@ -208,7 +210,12 @@ class _Port:
         """What came with a known key and was not taken, by the protocol's word for it."""
 
     def frames(self, conn: bytes, user_id: str, parts: list[Segment]) -> None:
-        self.link.on_frames((self, conn), user_id, parts)
+        link = self.link
+        peer = link.listener.receive((self, conn), user_id, parts, time.monotonic())
+        if peer is not None:
+            link.settle(peer)
+        else:
+            link.transmit()
 
 
 class ListenLink:
@@ -232,7 +239,7 @@ class ListenLink:
         self._zap = zap
         self._own = own
         self._keys = keys
-        self._settle = settle
+        self.settle = settle
         self._ports = [_Port(self, plan) for plan in plans]
         self._alarm = Alarm(reactor, self._on_alarm)
         self._noted: Counter[str] = Counter()
@@ -330,24 +337,7 @@ class ListenLink:
         self.transmit()
         self._alarm.set(self.listener.deadline())
         for peer in self.peers.values():
-            self._settle(peer)
-
-    # --- the carriers' events ----------------------------------------------------------------------------------------
-
-    def on_frames(self, conn: tuple[_Port, bytes], user_id: str, parts: list[Segment]) -> None:
-        peer = self.listener.receive(conn, user_id, parts, self._reactor.now())
-        if peer is None:
-            self._note_refused(conn[0], user_id)
-            self.transmit()
-        else:
-            self._settle(peer)
-
-    def _note_refused(self, port: _Port, user_id: str) -> None:
-        """Put down to this port what the listener has counted since the last look, its own breaking off included."""
-        for reason, count in (self.listener.counts - self._noted).items():
-            port.refused[reason.removeprefix("refused_")] += count
-            self._log.warning("refused", peer=user_id, port=port.plan.address, reason=reason.removeprefix("refused_"))
-        self._noted = self.listener.counts.copy()
+            self.settle(peer)
 
 
 def _port_status(port: _Port, listening: Listening) -> dict[str, Any]:

@@ -161,7 +161,7 @@ class Pattern:
 
     def arrived(self, port: Port) -> None:
         """Runs came in for this port."""
-        if port not in self._turn:
+        if not self._turn or port not in self._turn:
             self._turn.append(port)
         if not self._blocked:
             self.push()
