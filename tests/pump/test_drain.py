@@ -39,6 +39,7 @@ def test_nothing_to_read(pump: ModuleType, connect: Connect) -> None:
     _, pull = connect(zmq.PUSH, zmq.PULL)
     drained = pump.drain(pull, 1000)
     assert (drained.pieces, drained.too_large, drained.probes) == ([], 0, 0)
+    assert drained.emptied
 
 
 @pytest.mark.parametrize(("near", "far"), [(zmq.PAIR, zmq.PAIR), (zmq.DEALER, zmq.DEALER), (zmq.PULL, zmq.PUSH)])
@@ -81,6 +82,7 @@ def test_a_batch_is_full_and_the_rest_waits(pump: ModuleType, context: zmq.Conte
     for message in sent:
         push.send_multipart(message)
     first = pump.drain(pull, 1 << 26)
+    assert not first.emptied
     assert 1 <= len(first.pieces) <= 2
     assert 0.9 * BATCH_BYTES < first.pieces[0].size <= BATCH_BYTES
     assert 0 < count(first.pieces) < 1000
@@ -245,7 +247,7 @@ def test_tags_are_taken_off_and_group_messages(pump: ModuleType, context: zmq.Co
     ]
     assert tagged.untagged == 1
     nothing = pump.drain_tagged(pull, 100_000)
-    assert (nothing, nothing.untagged) == ([], 0)
+    assert (nothing, nothing.untagged, nothing.emptied) == ([], 0, True)
 
 
 def test_changing_tags_end_a_drain_before_they_cost_too_much(
@@ -259,6 +261,7 @@ def test_changing_tags_end_a_drain_before_they_cost_too_much(
     while len(got) < 1000:
         tagged = pump.drain_tagged(pull, 1000)
         assert 0 < len(tagged) <= 257
+        assert tagged.emptied is (len(tagged) < 257)
         got += [(tag, contents(drained.pieces)) for tag, drained in tagged]
         calls += 1
     assert got == [(b"%d" % (i % 2), [[b"%d" % i]]) for i in range(1000)]

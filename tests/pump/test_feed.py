@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import zmq
 
-from tests.pump.conftest import SECONDS, Connect, connected, drain_all, receive
+from tests.pump.conftest import SECONDS, Connect, connected, drain_all, implementations, receive
 from tests.pump.runs import at_borders, encode
 from tests.pump.test_drain import SHAPES
 from tests.waiting import until
@@ -117,6 +117,45 @@ def test_again_in_the_middle_goes_on_where_it_stopped(pump: ModuleType, connect:
     assert sent == 200
     assert stops > 0
     assert got + receive(pull, 200 - len(got)) == messages
+
+
+def test_patience_waits_for_a_consumer_that_reads(context: Context) -> None:
+    """Only the compiled pump waits; the twin takes the parameter."""
+    pump = implementations()[0]
+    if pump is twin:
+        pytest.skip("the pump is not compiled here")
+    pull, push = connected(context, "inproc", zmq.PULL, zmq.PUSH, hwm=2)
+    messages = [[b"%d" % i] for i in range(2000)]
+    got: list[list[bytes]] = []
+    thread = threading.Thread(target=lambda: got.extend(receive(pull, len(messages))))
+    thread.start()
+    fed = pump.feed(push, (encode(messages),), patience_us=60_000_000)
+    assert (fed.status, fed.messages) == (DONE, 2000)
+    thread.join(SECONDS)
+    assert got == messages
+
+
+def test_patience_ends(pump: ModuleType, connect: Connect) -> None:
+    _, push = connect(zmq.PULL, zmq.PUSH, hwm=1, SNDBUF=4096, RCVBUF=4096)
+    run = (encode([[b"x" * 100_000]] * 100),)
+    fed = pump.feed(push, run, patience_us=3000)
+    until(lambda: pump.feed(push, run, fed.position, patience_us=3000).messages == 0, SECONDS, "full for good")
+    fed = pump.feed(push, run, fed.position, patience_us=3000)
+    assert (fed.status, fed.messages) == (AGAIN, 0)
+
+
+def test_patience_is_no_endless_loop_at_a_router_with_one_full_client(pump: ModuleType, connect: Connect) -> None:
+    """It says that it can be written as long as another client can."""
+    router, dealer = connect(zmq.ROUTER, zmq.DEALER, hwm=1, IDENTITY=b"full", ROUTER_MANDATORY=1, SNDBUF=4096)
+    other = dealer.context.socket(zmq.DEALER)
+    other.connect(router.last_endpoint.decode())
+    for client in (dealer, other):
+        client.send(b"hello")
+        receive(router, 1)
+    run = (encode([[b"full", b"x" * 1_000_000]] * 100),)
+    fed = pump.feed(router, run, patience_us=3000)
+    assert fed.status is AGAIN
+    assert fed.messages < 100
 
 
 def test_nobody_there_is_again(pump: ModuleType, context: Context) -> None:

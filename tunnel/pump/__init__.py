@@ -6,11 +6,13 @@ repeated: whole messages. Where segments meet carries no meaning, but a payload 
 REFERENCE_BYTES is never copied. A `Piece` is a run of at most BATCH_BYTES, or a fragment of a larger message; the
 segments of all its fragments in a row are a run again.
 
-`drain`, `drain_tagged`, `drain_shares`   socket → pieces, until EAGAIN or a batch is full: look at EVENTS after it.
+`drain`, `drain_tagged`, `drain_shares`   socket → pieces, until EAGAIN (`emptied`) or a batch is full: look at EVENTS.
                                           What is too large, or a probe, is dropped and counted.
 `feed`                                    run → socket, until EAGAIN; what could not be finished starts again.
+                                          With `patience_us` it sleeps so long, altogether, for room.
 `cut`, `first_frame`, `keep_latest`       one message out of a run; its first frame; the newest of each first frame.
 `Topics`, `split`                         who subscribed to what, and a run sorted by it.
+`events`                                  ZMQ_EVENTS, quicker than pyzmq tells it.
 `send`, `recv`                            one message of a link socket.
 
 Errors of libzmq other than EAGAIN, EINTR and EHOSTUNREACH are raised as zmq.ZMQError (what came before is returned
@@ -63,6 +65,7 @@ if COMPILED:
         drain,
         drain_shares,
         drain_tagged,
+        events,
         feed,
         first_frame,
         keep_latest,
@@ -78,6 +81,7 @@ else:
         drain,
         drain_shares,
         drain_tagged,
+        events,
         feed,
         first_frame,
         keep_latest,
@@ -113,6 +117,7 @@ __all__ = [
     "drain",
     "drain_shares",
     "drain_tagged",
+    "events",
     "feed",
     "first_frame",
     "keep_latest",

@@ -69,6 +69,15 @@ cdef int send_next(void *socket, Cursor *at, const char *prefix, size_t prefix_s
         begun = True
 
 
+def events(socket):
+    """ZMQ_EVENTS of the socket: POLLIN (1) and POLLOUT (2). Takes in what its descriptor announced."""
+    cdef int ready = 0
+    cdef size_t size = sizeof(int)
+    if zmq_getsockopt(handle_of(socket), ZMQ_EVENTS, &ready, &size) != 0:
+        raise failure(zmq_errno())
+    return ready
+
+
 cdef long long microseconds() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
@@ -100,11 +109,14 @@ cdef bint wait_for_room(void *socket, long long until_us) noexcept nogil:
 def feed(
     socket, segments, size_t position=0, bytes prefix=None, size_t max_messages=0, long long patience_us=0
 ):
-    """Send the messages of a run from `position` on until EAGAIN. See the package's docstring."""
+    """Send the messages of a run from `position` on until EAGAIN. See the package's docstring.
+
+    `patience_us`: how long EAGAIN may be waited for altogether; the loop stands still meanwhile.
+    """
     cdef void *handle = handle_of(socket)
     cdef Run run = Run.__new__(Run, segments)
     cdef const char *first = NULL
-    cdef size_t first_size = 0, messages = 0, unreachable = 0
+    cdef size_t first_size = 0, messages = 0, unreachable = 0, waited_at = <size_t>-1
     cdef Cursor at, behind, going
     cdef object status = _base.DONE
     cdef int error = 0
@@ -130,8 +142,10 @@ def feed(
             elif error == EAGAIN and patience_us:
                 if not until_us:
                     until_us = microseconds() + patience_us
-                if not wait_for_room(handle, until_us):
+                # A ROUTER says that it can be written while this one client is full: wait once for a message, no more.
+                if waited_at == at.left or not wait_for_room(handle, until_us):
                     break
+                waited_at = at.left
                 error = 0
                 continue
             elif error:

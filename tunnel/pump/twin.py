@@ -41,6 +41,7 @@ __all__ = [
     "drain",
     "drain_shares",
     "drain_tagged",
+    "events",
     "feed",
     "first_frame",
     "keep_latest",
@@ -91,6 +92,11 @@ class _Intake:
 def header(size: int, more: bool) -> bytes:
     """A frame's header in a run."""
     return (size | MORE if more else size).to_bytes(4, "little")
+
+
+def events(socket: zmq.Socket[bytes]) -> int:
+    """ZMQ_EVENTS of the socket: POLLIN (1) and POLLOUT (2). Takes in what its descriptor announced."""
+    return int(socket.getsockopt(zmq.EVENTS))
 
 
 def drain(socket: zmq.Socket[bytes], max_message: int, skip_probe: bool = False) -> Drained:
@@ -159,7 +165,10 @@ def feed(
     max_messages: int = 0,
     patience_us: int = 0,
 ) -> Fed:
-    """Send the messages of a run from `position` on until EAGAIN. See the package's docstring."""
+    """Send the messages of a run from `position` on until EAGAIN. See the package's docstring.
+
+    `patience_us` saves the compiled pump turns of the loop; here a turn costs little beside a message: not used.
+    """
     reader = Reader(segments)
     fed = Fed(0, position, DONE)
     if position > reader.size:
