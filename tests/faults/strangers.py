@@ -12,7 +12,8 @@ from typing import Any
 
 import zmq
 
-from tests.faults.rig import ROOT, Rig
+from tests.faults.rig import Rig
+from tests.tunnel_pair import ROOT
 from tunnel.config.plan import KeyPair
 from tunnel.keys import read_pair
 from tunnel.link import wire

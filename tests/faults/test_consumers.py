@@ -38,7 +38,7 @@ def test_killed_consumer_takes_no_more_along_than_its_exit_queue(rig: Rig, exit_
     """With a high-water mark of 1000 at the exit (the control) more is lost than the figure allows."""
     size = 4096
     figure = EXIT_HWM + UNIX_BUFFERS_BYTES // size + 16
-    rig.write(pipeline(rig))
+    rig.write_routes(pipeline(rig))
     rig.start(limits=[f"EXIT_HWM={exit_hwm}"] if exit_hwm else [])
     push = rig.apps.start("push", f"connect {rig.ipc('weights')}", name="p", rate=4000, size=size, started=True)
     victim = rig.apps.start("pull", f"connect {rig.ipc('workers')}", name="victim")
@@ -61,7 +61,7 @@ def test_killed_consumer_takes_no_more_along_than_its_exit_queue(rig: Rig, exit_
 
 def feed_two_subscribers(rig: Rig, **how: list[str]) -> tuple[App, App]:
     """A publisher and two subscribers, one of which sleeps from now on. Gives the publisher and the good one."""
-    rig.write(f"""
+    rig.write_routes(f"""
 ticks:
   pattern: pubsub
   from: plant connect {rig.ipc("feed")}
@@ -88,7 +88,7 @@ def test_stalled_subscriber_beside_a_good_one(rig: Rig) -> None:
     settled(good.received, 2, 20)
     verdict = compare(feed.journal.of("S"), good.journal.of("R"))
     assert verdict.faults[1:] == (0, 0, 0), verdict
-    assert len(verdict.lost) <= rig.dropped("ticks").total(), f"{verdict}; counted {rig.dropped('ticks')}"
+    assert len(verdict.lost) <= rig.both_dropped("ticks").total(), f"{verdict}; counted {rig.both_dropped('ticks')}"
     assert len(verdict.lost) <= verdict.sent // 10, f"a stalled neighbour cost the good one too much: {verdict}"
 
 
@@ -107,7 +107,7 @@ def asked_in_time(half: Half) -> bool:
 
 def block_everything(rig: Rig, **how: list[str]) -> Load:
     """Every consumer sleeps, every sender sends until nothing moves."""
-    rig.write(four_routes(rig).replace("delivery: confirmed", "delivery: confirmed\n  window: 256KiB"))
+    rig.write_routes(four_routes(rig).replace("delivery: confirmed", "delivery: confirmed\n  window: 256KiB"))
     rig.start(**how)
     load = Load(rig, rate=4000)
     load.go()
@@ -146,7 +146,7 @@ def round_trips(client: App, count: int, within_s: float) -> float:
 
 def stop_a_consumer(rig: Rig, **how: list[str]) -> tuple[App, App]:
     """Requests on one route, a flood into a sleeping consumer on another. Gives the client and the flooding one."""
-    rig.write(f"""
+    rig.write_routes(f"""
 orders:
   pattern: reqrep
   from: dmz bind {rig.ipc("orders")}

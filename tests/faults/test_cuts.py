@@ -102,7 +102,7 @@ def resumed(rig: Rig, before: int, after: str) -> None:
     until(
         lambda: resumes(rig) > before,
         RESUMED_WITHIN_S,
-        lambda: f"resumed after {after}: {rig.plant.last.get('links')}",
+        lambda: f"resumed after {after}: {rig.told()}",
     )
 
 
@@ -118,7 +118,7 @@ def cut_again_and_again(rig: Rig, cuts: list[Cut]) -> None:
 
 def run(rig: Rig, delivery: str, cuts: list[Cut], *, flow: bool = True, **how: list[str]) -> Load:
     """The load on all four routes, cut; finished when nothing moves any more."""
-    rig.write(four_routes(rig, delivery))
+    rig.write_routes(four_routes(rig, delivery))
     rig.start(limits=LIMITS, **how)
     # a lost request of a live route is never answered: its client must ask anew some time
     load = Load(rig, timeout_s=120 if delivery == "confirmed" else 8)
@@ -136,7 +136,7 @@ def test_fifty_cuts_lose_repeat_and_reorder_nothing(rig: Rig) -> None:
     load = run(rig, "confirmed", plan_of_cuts(CUTS))
     load.assert_clean()
     assert rig.plant.link()["resumes"] >= CUTS
-    assert rig.dropped().total() == 0, rig.dropped()
+    assert rig.both_dropped().total() == 0, rig.both_dropped()
 
 
 @pytest.mark.timeout(600)
@@ -181,7 +181,7 @@ def account(rig: Rig, load: Load) -> tuple[dict[str, int], dict[str, int]]:
         "weights": len(messages["weights"].lost),
         "chat": len(messages["chat outwards"].lost) + len(messages["chat inwards"].lost),
     }
-    return lost, {route: rig.dropped(route).total() for route in lost}
+    return lost, {route: rig.both_dropped(route).total() for route in lost}
 
 
 def told(load: Load) -> str:

@@ -24,7 +24,7 @@ def broken(apps: list[App]) -> dict[str, list[str]]:
 
 def kill_one_half(rig: Rig, side: str, **how: list[str]) -> Load:
     """Load, kill -9, wait till the other notices, start again, load goes on."""
-    rig.write(four_routes(rig))
+    rig.write_routes(four_routes(rig))
     limits = [*QUICK, "PING_IDLE_S=0.5", "SILENCE_S=1.5"]
     rig.start(limits=limits, **how)
     load = Load(rig, monitor=True, timeout_s=6)
@@ -34,7 +34,7 @@ def kill_one_half(rig: Rig, side: str, **how: list[str]) -> Load:
     victim.kill()
     until(lambda: not survivor.link_is("up"), 10, "the other half noticed")
     victim.start(limits=limits, **how)
-    rig.up(20)
+    rig.up()
     load.flows(30)
     return load
 
@@ -47,7 +47,7 @@ def test_a_killed_half_comes_back_and_the_other_keeps_its_connections(rig: Rig, 
     assert not broken(other)
     load.finish(quiet_s=2)
     account = load.messages()
-    counted = {name: rig.dropped(name).total() for name in ("weights", "ticks", "chat")}
+    counted = {name: rig.both_dropped(name).total() for name in ("weights", "ticks", "chat")}
     repeats = {name: may_repeat(rig, name) for name in ("weights", "ticks", "chat")}
     for stream, verdict in account.items():
         route = stream.split()[0]
@@ -92,7 +92,7 @@ TOPICS = [f"topic-{number:04d}." for number in range(2000)]
 
 def subscribe_to_everything(rig: Rig, **how: list[str]) -> tuple[App, App]:
     """2,000 subscriptions at dmz, a publisher of as many topics behind plant."""
-    rig.write(f"""
+    rig.write_routes(f"""
 ticks:
   pattern: pubsub
   from: plant connect {rig.ipc("feed")}
@@ -127,7 +127,7 @@ def test_2000_subscriptions_over_a_cut_and_restarts_of_either_half(rig: Rig) -> 
     for half in (rig.plant, rig.dmz):
         half.kill()
         half.start(limits=QUICK)
-        rig.up(20)
+        rig.up()
         all_alive(sub, 30)
     assert len(sub.journal.of("H")) == len(TOPICS)
 
@@ -138,7 +138,7 @@ def test_subscriptions_die_without_the_protection(rig: Rig, without: str) -> Non
     settled(lambda: heard(sub, 1), 3, 30)
     rig.plant.kill()
     rig.plant.start(limits=QUICK, without=[without])
-    rig.up(20)
+    rig.up()
     most = max((len(seqs) for seqs in sub.journal.of("H").values()), default=0)
     settled(lambda: heard(sub, most + 3), 3, 30)
     assert heard(sub, most + 3) < len(TOPICS), "the control shows nothing"

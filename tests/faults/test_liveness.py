@@ -19,7 +19,7 @@ pytestmark = pytest.mark.serial
 
 
 def start(rig: Rig, **how: list[str]) -> Load:
-    rig.write(four_routes(rig))
+    rig.write_routes(four_routes(rig))
     rig.start(**how)
     load = Load(rig)
     load.go()
@@ -77,7 +77,7 @@ def test_a_black_hole_goes_unnoticed_without_silence_being_judged(rig: Rig) -> N
 
 def saturate(rig: Rig, **how: list[str]) -> None:
     """More tasks than the line carries, and a line whose every batch takes its time."""
-    rig.write(four_routes(rig))
+    rig.write_routes(four_routes(rig))
     rig.start(**how)
     rig.relay.rate(400_000)
     push = rig.apps.start("push", f"connect {rig.ipc('weights')}", name="p", rate=2000, size=16_384, started=True)

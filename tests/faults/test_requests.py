@@ -22,7 +22,7 @@ orders:
 
 def start(rig: Rig, **how: list[str]) -> App:
     """The rig with one route; gives the service."""
-    rig.write(orders(rig))
+    rig.write_routes(orders(rig))
     rig.start(**how)
     return rig.apps.start("rep", f"bind {rig.ipc('service')}", name="service")
 
@@ -117,7 +117,7 @@ def test_req_clients_come_back_each_time_their_service_restarts(rig: Rig) -> Non
 @pytest.mark.parametrize("limited", [True, False])
 def test_oversize_message_is_refused_counted_and_logged(rig: Rig, limited: bool) -> None:
     """`limited` False is the control: without the limit the message crosses."""
-    rig.write(f"""
+    rig.write_routes(f"""
 weights:
   pattern: pipeline
   from: plant bind {rig.ipc("weights")}

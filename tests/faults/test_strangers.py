@@ -12,7 +12,7 @@ import pytest
 
 from tests.apps import App
 from tests.faults import strangers
-from tests.faults.rig import QUICK, Rig, cpu_share
+from tests.faults.rig import QUICK, Rig
 from tests.waiting import until
 from tunnel.limits import HANDSHAKE_S
 from tunnel.link import wire
@@ -24,7 +24,7 @@ SLOWEST_US = 1_500_000
 
 def start(rig: Rig, **how: list[str]) -> App:
     """One route with a client that asks all the time."""
-    rig.write(f"""
+    rig.write_routes(f"""
 orders:
   pattern: reqrep
   from: dmz bind {rig.ipc("orders")}
@@ -176,7 +176,7 @@ BUSY = 0.5
 @pytest.mark.parametrize("guarded", [True, False])
 def test_5000_silent_connections_at_a_low_descriptor_limit(rig: Rig, guarded: bool) -> None:
     """`guarded` False is the control: the listener's thread spins, or nobody gets in, or the process ends."""
-    rig.write("""
+    rig.write_routes("""
 orders:
   pattern: pipeline
   from: plant bind local
@@ -184,14 +184,14 @@ orders:
 """)
     rig.plant.start(limits=QUICK)
     rig.dmz.start(limits=QUICK, nofile=NOFILE, without=[] if guarded else ["guard"])
-    rig.up(30)
+    rig.up()
     redials = rig.plant.link()["redials"]
     attack = strangers.flood(rig, 5000)
     try:
         until(
             lambda: open_descriptors(rig) > NOFILE * 3 // 4, 20, lambda: f"the attack arrives: {open_descriptors(rig)}"
         )
-        busy = cpu_share(rig.dmz, 4)
+        busy = rig.dmz.cpu_share(4)
         if not guarded:
             assert busy > BUSY, f"the control shows nothing: {busy:.2f} of a core"
             return
