@@ -26,7 +26,7 @@ async def test_a_connect_that_met_the_wrong_type_is_mended(r: Rig, kind: str, tr
     address = tcp() if transport == "tcp" else f"ipc://{tmp_path}/s"
     wrong = r.app(WRONG[kind], bind=address)
     end = await r.end(route(kind, ("connect", address)))
-    # now and then, over ipc mostly, the other side is first to hang up: then libzmq does try again, and the words differ
+    # now and then, over ipc mostly, the other side hangs up first: then libzmq does try again, and the words differ
     await r.until(lambda: "are the ends" in end.status()[0]["reason"], end.status)
     assert end.peers == 0
     assert end.status()[0]["state"] == "retrying"
