@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -194,9 +195,12 @@ class Device:
                 if channel.owner is not None:
                     pattern, port = channel.owner
                     pattern.freed(port)
+        self._stirred.discard(peer)  # what was touched meanwhile goes now
         link = self.dials.get(peer.side) or self.listens
         if link is not None:
             link.transmit(peer)
+        if peer.arrived or peer.freed:
+            self._stirred.add(peer)
 
     def _sweep(self) -> None:
         """Once a second: what has grown too old goes, link or no link; applications that came or went are told."""
@@ -306,6 +310,7 @@ async def serve(table: Path, side: str | None) -> int:
         loop.add_signal_handler(name, device._stop_soon)
     try:
         await device.start()
+        gc.freeze()  # what is there now stays: no collection need look at it again
         await device.stopped.wait()
     except ZtunnelError as error:
         log.error("failed", reason=str(error))

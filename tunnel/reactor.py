@@ -12,11 +12,12 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import zmq
 
 from tunnel.limits import CONTEXT_SOCKETS, EVENTS_TICK_S
+from tunnel.pump import events
 
 T = TypeVar("T")
 OnReady = Callable[[int], object]
@@ -101,11 +102,11 @@ class Reactor:
 class Watch:
     """Waits for one socket on behalf of its owner. Close it before the socket is closed."""
 
-    __slots__ = ("_fd", "_get", "_on_ready", "_poked", "_reactor", "_soon", "_turning", "_want", "closed", "on_edge")
+    __slots__ = ("_fd", "_on_ready", "_poked", "_reactor", "_socket", "_soon", "_turning", "_want", "closed", "on_edge")
 
     def __init__(self, reactor: Reactor, socket: zmq.Socket[bytes], on_ready: OnReady, want: int) -> None:
         self._reactor = reactor
-        self._get = cast(Callable[[int], int], socket.getsockopt)
+        self._socket = socket
         self._on_ready = on_ready
         self._want = want
         self._soon = False  # a call of _look is already queued
@@ -114,7 +115,7 @@ class Watch:
         self.closed = False
         self.on_edge: Callable[[], None] | None = None
         """Called when the descriptor announces anything at all: for sockets that always say they can be written."""
-        self._fd = self._get(zmq.FD)
+        self._fd = int(socket.getsockopt(zmq.FD))
         reactor.loop.add_reader(self._fd, self._on_descriptor)
         self._queue_look()  # what arrived before the watch gave its edge already
 
@@ -132,7 +133,7 @@ class Watch:
         """The owner sent or received on this socket, which may have taken the edge of something that waits: look."""
         if self._turning:
             self._poked = True
-        elif not (self._soon or self.closed) and self._want and self._get(_EVENTS) & self._want:
+        elif not (self._soon or self.closed) and self._want and events(self._socket) & self._want:
             self._queue_look()
 
     def close(self) -> None:
@@ -157,7 +158,7 @@ class Watch:
         else:
             self._turn()
         if self.on_edge is not None and not self.closed:
-            self._get(_EVENTS)
+            events(self._socket)
             self.on_edge()
 
     def _look(self) -> None:
@@ -167,7 +168,7 @@ class Watch:
     def _turn(self) -> None:
         """Read EVENTS, which also takes in what the descriptor announced, and call the owner for what it wants."""
         if not self.closed:
-            ready = self._get(_EVENTS) & self._want
+            ready = events(self._socket) & self._want
             if ready:
                 self._call(ready)
 
@@ -182,8 +183,5 @@ class Watch:
             # after an exception the tick tries again: at once would spin
             self._turning = False
         certain = emptied is True and not self._poked and self._want == POLLIN
-        if not (certain or self._soon or self.closed) and self._want and self._get(_EVENTS) & self._want:
+        if not (certain or self._soon or self.closed) and self._want and events(self._socket) & self._want:
             self._queue_look()
-
-
-_EVENTS: Final = int(zmq.EVENTS)
