@@ -80,12 +80,21 @@ def test_overlong_messages_are_cut_and_the_next_is_whole(pump: ModuleType, conne
         assert message.overlong is (count > LINK_PARTS)
 
 
-@pytest.mark.parametrize("function", ["send", "recv"])
+def test_events(pump: ModuleType, connect: Connect) -> None:
+    router, dealer = connect(zmq.ROUTER, zmq.DEALER)
+    until(lambda: pump.events(dealer) == zmq.POLLOUT, SECONDS, "room to write")
+    assert not pump.events(router) & zmq.POLLIN
+    dealer.send(b"x")
+    until(lambda: pump.events(router) & zmq.POLLIN, SECONDS, "something to read")
+
+
+@pytest.mark.parametrize("function", ["send", "recv", "events"])
 def test_a_closed_socket_raises_like_pyzmq(pump: ModuleType, context: Context, function: str) -> None:
     socket = context.socket(zmq.DEALER)
     socket.close()
+    arguments = ([b"x"],) if function == "send" else ()
     with pytest.raises(zmq.ZMQError) as caught:
-        pump.send(socket, [b"x"]) if function == "send" else pump.recv(socket)
+        getattr(pump, function)(socket, *arguments)
     assert caught.value.errno == zmq.ENOTSOCK
 
 
