@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from tunnel.reactor import Reactor
     from tunnel.zap import Zap
 
+_QUIET = frozenset({"unbound", "lost", "silent", "reload", "stale", "attempt"})
+"""What every redial may bring: late frames of a connection that is gone, and our own breaking off. Counted only."""
+
 Settle = Callable[[Peer], None]
 """This peer was stirred: feed what arrived, read where windows opened, send what may go."""
 
@@ -215,6 +218,7 @@ class _Port:
         if peer is not None:
             link.settle(peer)
         else:
+            link.note_refused(self, user_id)
             link.transmit()
 
 
@@ -338,6 +342,15 @@ class ListenLink:
         self._alarm.set(self.listener.deadline())
         for peer in self.peers.values():
             self.settle(peer)
+
+    def note_refused(self, port: _Port, user_id: str) -> None:
+        """Put down to this port what the listener has counted since the last look, its own breaking off included."""
+        for counted, count in (self.listener.counts - self._noted).items():
+            reason = counted.removeprefix("refused_")
+            port.refused[reason] += count
+            if reason not in _QUIET:
+                self._log.warning("refused", peer=user_id, port=port.plan.address, reason=reason)
+        self._noted = self.listener.counts.copy()
 
 
 def _port_status(port: _Port, listening: Listening) -> dict[str, Any]:
