@@ -138,6 +138,17 @@ def test_a_guess_never_counts_twice() -> None:
     assert watch.peers(3.0 + SETTLED_S + 0.1) == 2
 
 
+def test_news_that_come_late_do_not_count_a_silent_connection_as_a_peer() -> None:
+    """The process stood still for 10 s: the three look old before their timeouts are heard of."""
+    watch = bind()
+    play(watch, (E.ACCEPTED, 8), (E.ACCEPTED, 9), (E.ACCEPTED, 10))
+    assert watch.peers(10.0) == 3
+    for fd in (8, 9, 10):
+        watch.on_event(E.HANDSHAKE_FAILED_NO_DETAIL, 11, 10.0)
+        assert watch.on_event(E.DISCONNECTED, fd, 10.0) == Down(fd, was_up=False)
+    assert (watch.peers(10.0), watch.refusals) == (0, 3)
+
+
 def test_a_descriptor_that_is_used_again_is_another_connection() -> None:
     watch = bind()
     play(watch, (E.ACCEPTED, 9), (E.HANDSHAKE_SUCCEEDED, 0), (E.DISCONNECTED, 9), (E.ACCEPTED, 9))

@@ -183,15 +183,16 @@ class BindWatch:
         if conn is None:
             return None
         if failure is not None and conn.up:
-            self._hand_on(now)
-            conn.up = False
+            if now - conn.since <= SETTLED_S:
+                self._hand_on()
+            conn.up = False  # an old one was only taken to be up, because we are late in hearing of its end
         if not conn.up:
             self.refusals += 1
             if not (failure and failure.kind == "auth" and refusal):
                 self._refused(why_no_handshake("bind", self.address, self.expected, failure), now)
         return Down(fd, conn.up)
 
-    def _hand_on(self, now: float) -> None:
+    def _hand_on(self) -> None:
         """The handshake that was put down to a connection which failed was another young one's."""
         for conn in self._conns.values():
             if not conn.up:
