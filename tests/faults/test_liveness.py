@@ -15,8 +15,6 @@ NOTICED_S = SILENCE_S + 1
 BACK_S = 3.0
 SATURATED_S = 60.0
 
-pytestmark = pytest.mark.serial
-
 
 def start(rig: Rig, **how: list[str]) -> Load:
     rig.write_routes(four_routes(rig))
@@ -41,6 +39,7 @@ def noticed(rig: Rig, within_s: float) -> dict[str, float]:
     return seen
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("direction", ["both", "to_target", "to_client"])
 def test_a_black_hole_is_noticed_by_both_and_over_soon_after_it_lifts(rig: Rig, direction: str) -> None:
     """Also when it swallows one direction only. What was under way crosses in the end, each message once."""
@@ -92,6 +91,7 @@ def links(rig: Rig) -> list[tuple[str, int]]:
     return [(half.link()["state"], half.link()["redials"]) for half in rig.halves.values()]
 
 
+@pytest.mark.serial
 @pytest.mark.timeout(180)
 def test_a_saturated_link_is_never_declared_dead(rig: Rig) -> None:
     saturate(rig)

@@ -34,7 +34,8 @@ def made(kind: str, **end: object) -> dict[str, object]:
 def test_nothing_is_left_at_a_default_that_bites(kind: str) -> None:
     got = made(kind)
     assert got["LINGER"] == 0
-    assert got["MAXMSGSIZE"] == 2_000_000
+    assert got["MAXMSGSIZE"] == limits.MAX_MESSAGE_BYTES
+    assert options.max_frame_bytes(limits.MAX_MESSAGE_BYTES) == 2 * limits.MAX_MESSAGE_BYTES
     assert got["HANDSHAKE_IVL"] == 5000
     assert got["CONNECT_TIMEOUT"] == 5000
     assert (got["RECONNECT_IVL"], got["RECONNECT_IVL_MAX"]) == (100, 1000)
@@ -147,9 +148,9 @@ async def test_a_frame_that_no_route_carries_ends_the_connection_and_it_comes_ba
     app = r.app(zmq.PUSH, bind=address)
     end = await r.end(route("PULL", ("connect", address), max_message=1000), receiving=True)
     await r.peers(end, 1)
-    app.send(b"x" * 2000)
-    await r.until(lambda: r.received == [[b"x" * 2000]], "twice max_message passes: the pump refuses it exactly")
-    app.send(b"y" * 2001)
+    app.send(b"x" * 500_000)
+    await r.until(lambda: r.received == [[b"x" * 500_000]], "far over max_message passes: the pump refuses it exactly")
+    app.send(b"y" * (limits.MAX_MESSAGE_BYTES + 1))
     await r.until(lambda: "max_message" in end.status()[0]["reason"], end.status)
     await r.peers(end, 1)
     app.send(b"after")

@@ -25,6 +25,7 @@ from tunnel.limits import (
     KEEPALIVE_INTERVAL_S,
     LOCAL_CONNECT_S,
     LOCAL_HWM,
+    MAX_MESSAGE_BYTES,
     RECONNECT_MAX_S,
     RECONNECT_MIN_S,
 )
@@ -33,8 +34,15 @@ from tunnel.reactor import LOCAL_AFFINITY
 ZmqSocket = zmq.Socket[bytes]
 
 _MEMORY_GUARD: Final = 2
-"""MAXMSGSIZE over `max_message`: the pump refuses and counts exactly; libzmq only keeps a frame from eating all memory,
-and ends the connection over it."""
+
+
+def max_frame_bytes(max_message_bytes: int) -> int:
+    """MAXMSGSIZE: twice `max_message`, and never less than any route takes by default.
+
+    The pump refuses exactly, counts and tells. libzmq only keeps a frame from eating all memory: it ends the connection
+    over it and says nothing, so that nobody could be told; hence the distance.
+    """
+    return max(max_message_bytes * _MEMORY_GUARD, MAX_MESSAGE_BYTES)
 
 
 def zap_domain(route: str) -> str:
@@ -73,7 +81,7 @@ def set_up(socket: ZmqSocket, route: RoutePlan) -> None:
         zmq.SNDHWM: send,
         zmq.RCVHWM: receive,
         zmq.LINGER: 0,
-        zmq.MAXMSGSIZE: route.max_message_bytes * _MEMORY_GUARD,
+        zmq.MAXMSGSIZE: max_frame_bytes(route.max_message_bytes),
         zmq.HANDSHAKE_IVL: int(HANDSHAKE_S * 1000),
         zmq.CONNECT_TIMEOUT: int(LOCAL_CONNECT_S * 1000),
         zmq.RECONNECT_IVL: int(RECONNECT_MIN_S * 1000),

@@ -108,7 +108,7 @@ def why_gone(address: str) -> str:
 def why_dropped(address: str) -> str:
     """libzmq ended a good connection for an error of protocol, which it never mends by itself."""
     return (
-        f"The connection to {address} was ended because of what it carried: a frame over twice `max_message`, "
+        f"The connection to {address} was ended because of what it carried: a frame far over `max_message`, "
         "or no 0MQ. It is made anew."
     )
 
