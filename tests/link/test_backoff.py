@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from tunnel.limits import REDIAL_CALM_S, REDIAL_MAX_S, REDIAL_MIN_S
+from tunnel.limits import REDIAL_CALM_S, REDIAL_MAX_S, REDIAL_MIN_S, REDIAL_UP_S
 from tunnel.link.backoff import Backoff
 
 
@@ -28,9 +28,10 @@ def test_two_diallers_do_not_move_in_step() -> None:
     assert all(REDIAL_MIN_S <= pause <= REDIAL_MAX_S for pair in pairs for pause in pair)
 
 
-def test_only_calm_resets() -> None:
+def test_only_calm_resets_and_having_been_up_shortens() -> None:
     backoff = Backoff()
     for _ in range(20):
         backoff.pause(0.999)
-    assert backoff.pause(0.999, calm_s=REDIAL_CALM_S / 2) > REDIAL_MAX_S * 0.99
+    assert backoff.pause(0.999, calm_s=REDIAL_UP_S / 2) > REDIAL_MAX_S * 0.99
+    assert REDIAL_UP_S < backoff.pause(0.999, calm_s=REDIAL_CALM_S / 2) <= 3 * REDIAL_UP_S
     assert backoff.pause(0.999, calm_s=REDIAL_CALM_S) < 3 * REDIAL_MIN_S

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tunnel.limits import REDIAL_CALM_S, REDIAL_MAX_S, REDIAL_MIN_S
+from tunnel.limits import REDIAL_CALM_S, REDIAL_MAX_S, REDIAL_MIN_S, REDIAL_UP_S
 
 
 class Backoff:
@@ -17,6 +17,8 @@ class Backoff:
         """`chance` in [0, 1); `calm_s`: how long it was up before. Seconds to wait."""
         if calm_s >= REDIAL_CALM_S:
             self._last_s = self._least_s
+        elif calm_s >= REDIAL_UP_S:
+            self._last_s = min(self._last_s, REDIAL_UP_S)
         top = min(self._most_s, 3 * self._last_s)
         self._last_s = self._least_s + chance * (top - self._least_s)
         return self._last_s

@@ -23,6 +23,7 @@ for it.
 
 import os
 
+from tunnel.pump import base
 from tunnel.pump.base import (
     AGAIN,
     BAD,
@@ -51,9 +52,12 @@ if os.environ.get("ZTUNNEL_PUMP") == "pure":
     WHY_PURE = "ZTUNNEL_PUMP=pure asks for it"
 else:
     try:
-        import tunnel.pump._pump  # noqa: F401
+        from tunnel.pump import _pump
 
-        COMPILED = True
+        missing = [name for name in base.NEEDED if not hasattr(_pump, name)]
+        COMPILED = not missing
+        if missing:
+            WHY_PURE = f"the compiled pump is of an older build and lacks {', '.join(missing)}: install again"
     except ImportError as error:
         WHY_PURE = f"the compiled pump does not load: {error}"
 
