@@ -80,6 +80,9 @@ REDIAL_MAX_S: Final = 30.0
 """Decorrelated jitter between attempts runs between these two, for ever."""
 REDIAL_CALM_S: Final = 10.0
 """A link that was up for this long starts again with the shortest pause."""
+REDIAL_UP_S: Final = 1.0
+"""... and one that was up for this long begins again from a pause of as much: what grew while the other box was away must
+not keep a link down that is cut again soon after."""
 EVICTED_S: Final = 30.0
 """A process whose place another process of the same side has taken stays away for this long."""
 BYE_LINGER_S: Final = 0.5
@@ -204,6 +207,36 @@ CONTROL_TIMEOUT_S: Final = 1.0
 """A status question is answered within this time, however blocked the routes are."""
 CONTROL_IDLE_S: Final = 60.0
 """A control connection that asks nothing for this long is closed."""
+
+# --- looking at messages (tunnel/tap.py, tunnel/probe.py) ------------------------------------------------------------
+TAP_BATCH_MESSAGES: Final = 16
+"""Messages of one batch that a tap shows at most."""
+TAP_RATE: Final = 200
+"""Messages a second, each way, that a tap shows at most: a tenth of a per cent of a core."""
+TAP_FRAMES: Final = 16
+"""Frames of a message that a tap shows at most."""
+TAP_BATCH_FRAMES: Final = 1024
+"""Frames of one batch that a tap counts at most."""
+TAP_FRAME_BYTES: Final = 32
+"""Bytes of a frame that a tap shows unless told otherwise."""
+TAP_FRAME_MOST_BYTES: Final = 4 * KIB
+TAP_RING_MESSAGES: Final = 1000
+TAP_RING_BYTES: Final = 1 * MIB
+"""What waits for those who look; the oldest goes, counted."""
+TAP_POLL_MESSAGES: Final = 100
+"""Messages of one answer, so that writing it holds up the loop for a millisecond at most."""
+TAP_READERS: Final = 8
+"""Who may look at the same time at one side."""
+TAP_LEASE_S: Final = 5.0
+"""A reader that does not ask for this long is gone."""
+TAP_POLL_S: Final = 0.2
+"""Pause between two questions of a reader."""
+PROBE_S: Final = 2.0
+"""`probe` waits so long for an answer over the link."""
+PROBE_KNOCK_S: Final = 0.3
+"""... and asks again after this time, for answers are thinned (PONG_GAP_S)."""
+PROBE_LOOK_S: Final = 0.5
+"""Between the two looks of `probe`: what is full and has not moved for this long stands still."""
 
 # --- supervision -----------------------------------------------------------------------------------------------------
 READY_S: Final = 30.0
