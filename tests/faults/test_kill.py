@@ -112,10 +112,10 @@ def heard(sub: App, greetings: int) -> int:
     return sum(len(seqs) >= greetings for seqs in sub.journal.of("H").values())
 
 
-def all_alive(sub: App, within_s: float) -> None:
+def all_alive(rig: Rig, sub: App, within_s: float) -> None:
     """Every topic is heard three times more than the most heard one was: twice may have been under way already."""
     goal = max((len(seqs) for seqs in sub.journal.of("H").values()), default=0) + 3
-    until(lambda: heard(sub, goal) == len(TOPICS), within_s, lambda: f"{heard(sub, goal)} alive")
+    until(lambda: heard(sub, goal) == len(TOPICS), within_s, lambda: f"{heard(sub, goal)} alive; {rig.told()}")
 
 
 def test_2000_subscriptions_over_a_cut_and_restarts_of_either_half(rig: Rig) -> None:
@@ -123,12 +123,12 @@ def test_2000_subscriptions_over_a_cut_and_restarts_of_either_half(rig: Rig) -> 
     until(lambda: heard(sub, 1) == len(TOPICS), 30, lambda: f"all heard at first: {heard(sub, 1)}")
     rig.relay.cut()
     until(lambda: rig.plant.link()["resumes"] == 1, 20, "the link resumes")
-    all_alive(sub, 20)
+    all_alive(rig, sub, 20)
     for half in (rig.plant, rig.dmz):
         half.kill()
         half.start(limits=QUICK)
         rig.up()
-        all_alive(sub, 30)
+        all_alive(rig, sub, 30)
     assert len(sub.journal.of("H")) == len(TOPICS)
 
 
