@@ -25,13 +25,16 @@ from tunnel.carriers.guard import raise_descriptor_limit
 from tunnel.config import read_plan
 from tunnel.config.plan import Plan
 from tunnel.control import ControlServer
-from tunnel.errors import RemoteProtocolError, ZtunnelError
+from tunnel.errors import RemoteProtocolError, UsageError, ZtunnelError
 from tunnel.limits import BYE_S, EXIT_LINGER_S, SWEEP_S
 from tunnel.link.peer import Channel, Peer
 from tunnel.links import DialLink, ListenLink
 from tunnel.log import Log
+from tunnel.patterns import Pattern
+from tunnel.probe import look
 from tunnel.reactor import Reactor, run
 from tunnel.route import RunningRoute
+from tunnel.tap import Taps
 from tunnel.zap import Zap
 
 SETTLE_ROUNDS = 64
@@ -55,9 +58,16 @@ class Device:
         self._settling = False
         self._stopping = False
         self._log = Log("device")
+        self._taps = Taps(self._pattern_of, self.reactor.call_later)
         self._control = ControlServer(
             plan.runtime_dir / "device.sock",
-            {"status": self._on_status, "stop": self._on_stop, "reload": self._on_reload},
+            {
+                "status": self._on_status,
+                "stop": self._on_stop,
+                "reload": self._on_reload,
+                "probe": self._on_probe,
+                **self._taps.commands,
+            },
         )
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -219,6 +229,19 @@ class Device:
     # --- control -----------------------------------------------------------------------------------------------------
 
     def _on_status(self, _request: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "side": self.plan.side,
+            "name": self.plan.name,
+            "pid": os.getpid(),
+            "uptime_s": round(self.reactor.now() - self._started_at, 3),
+            "ready": self.ready,
+            "pump": "compiled" if pump.COMPILED else "pure",
+            "links": self._links_status(),
+            "ports": self.listens.ports_status() if self.listens is not None else [],
+            "routes": {name: route.status() for name, route in self.routes.items()},
+        }
+
+    def _links_status(self) -> list[dict[str, Any]]:
         links: list[dict[str, Any]] = [link.status() for link in self.dials.values()]
         if self.listens is not None:
             links += self.listens.status()
@@ -227,17 +250,17 @@ class Device:
             link["rtt_ms"] = None if peer.rtt_s is None else round(peer.rtt_s * 1000, 3)
             link["outstanding_bytes"] = peer.credit.outstanding
             link["credit_bytes"] = peer.credit.credit_bytes
-        return {
-            "side": self.plan.side,
-            "name": self.plan.name,
-            "pid": os.getpid(),
-            "uptime_s": round(self.reactor.now() - self._started_at, 3),
-            "ready": self.ready,
-            "pump": "compiled" if pump.COMPILED else "pure",
-            "links": links,
-            "ports": self.listens.ports_status() if self.listens is not None else [],
-            "routes": {name: route.status() for name, route in self.routes.items()},
-        }
+        return links
+
+    async def _on_probe(self, request: dict[str, Any]) -> dict[str, Any]:
+        """{route} → what `ztunnel probe` judges (tunnel/probe.py). UsageError: there is no such route here."""
+        route = self.routes.get(str(request.get("route")))
+        if route is None:
+            raise UsageError(f"there is no route {request.get('route')} here.")
+        return await look(route, self, self._links_status)
+
+    def _pattern_of(self, route: str) -> Pattern | None:
+        return self.routes[route].pattern if route in self.routes else None
 
     @property
     def ready(self) -> bool:

@@ -19,7 +19,14 @@ import typer
 from tunnel import __version__
 from tunnel.errors import TableError, ZtunnelError
 
-MODULES: Final = ("tunnel.cli.run", "tunnel.cli.look", "tunnel.cli.table", "tunnel.cli.keys")
+MODULES: Final = (
+    "tunnel.cli.run",
+    "tunnel.cli.look",
+    "tunnel.cli.tap",
+    "tunnel.cli.probe",
+    "tunnel.cli.table",
+    "tunnel.cli.keys",
+)
 """Each has `register(app)`, which adds its commands, in the order in which `--help` shows them."""
 
 

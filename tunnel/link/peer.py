@@ -389,6 +389,16 @@ class Peer:
         self._outbox.append((lane, wire.encode_ping(int(now * 1e6))))
         self._pulses[lane].pinged(now)
 
+    def knock(self, now: float) -> None:
+        """Ping both lanes now: somebody wants to know whether the link lives at this moment."""
+        if self.is_open:
+            for lane in Lane:
+                self._ping(lane, now)
+
+    def answered_since(self, then: float) -> list[Lane]:
+        """The lanes on which a ping was answered, or that were opened, since then."""
+        return [lane for lane in Lane if self.is_open and self._pulses[lane].answered_at >= then]
+
     # --- time --------------------------------------------------------------------------------------------------------
 
     def deadline(self) -> float:
@@ -465,9 +475,11 @@ class Peer:
     def _on_pong(self, lane: Lane, parts: Sequence[Segment], now: float) -> None:
         echo_us, clock_us = wire.decode_pong(parts[0])
         self._clock.sample(clock_us / 1e6, now)
-        if lane is Lane.CONTROL and 0 <= now - echo_us / 1e6 < 60:
-            self.rtt_s = now - echo_us / 1e6
+        trip_s = now - echo_us / 1e6
+        if 0 <= trip_s < 60:
             self._pulses[lane].answered(now)
+            if lane is Lane.CONTROL:
+                self.rtt_s = trip_s
 
     def _on_subscribe(self, lane: Lane, parts: Sequence[Segment], now: float) -> None:
         piece = wire.decode_subscribe(parts[0])

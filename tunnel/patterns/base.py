@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tunnel.config.plan import RoutePlan
     from tunnel.local import LocalEnd
     from tunnel.pump import Drained, Fed
+    from tunnel.tap import Tap
 
 RUNS_A_TURN = 8
 """Runs that one outlet feeds before other sockets get their turn."""
@@ -111,6 +112,8 @@ class Pattern:
         self.dropped: Counter[str] = Counter()
         self.ports: list[Port] = []
         self.stopping = False
+        self.tap: Tap | None = None
+        """Somebody looks at what crosses (`ztunnel tap`): asked once a batch."""
         self._end: LocalEnd | None = None
         self.marks = Marks(fixed=plan.end.hwm is not None)
         self.patience_us = FEED_PATIENCE_US
@@ -210,6 +213,8 @@ class Pattern:
             port.put(pieces, now)
             self.hub.touch(port.peer)
         self.count_in(drained)
+        if self.tap is not None:
+            self.tap.entered(port.peer.side, drained)
 
     def count_in(self, drained: Drained) -> None:
         messages = size = 0
@@ -268,6 +273,7 @@ class Pattern:
             return True
         if not run.position:
             self.marks.leaving(self.socket, run.size, run.messages)
+        start, passed = run.position, run.fed
         fed = self.feed(port, run)
         self.patience_us = FEED_PATIENCE_US if fed.messages else 0
         self.tally.messages_out += fed.messages
@@ -275,6 +281,8 @@ class Pattern:
         self.dropped["unreachable"] += fed.unreachable
         run.fed += fed.messages + fed.unreachable
         run.position = fed.position
+        if self.tap is not None:
+            self.tap.left(port.peer.side, run.segments, start, fed.messages, run.fed - passed)
         self.end.watch.poke()
         if fed.status is pump.BAD:
             self.hub.breach(port.peer, RemoteProtocolError("batch", f"{self.plan.name}: a batch is malformed"))

@@ -104,6 +104,8 @@ class PubsubFrom(Pattern):
         for port, part in zip(self.ports, split, strict=True):
             port.put(part.pieces, now)
             self.hub.touch(port.peer)
+            if self.tap is not None:
+                self.tap.entered(port.peer.side, part)
         return drained.emptied
 
 

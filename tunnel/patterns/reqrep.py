@@ -125,6 +125,9 @@ class ReqrepFrom(Pattern):
                 self.tally.messages_out += fed.messages
                 self.tally.bytes_out += size if fed.messages else 0
                 self.dropped["unreachable"] += fed.unreachable
+                if self.tap is not None:
+                    sides = " or ".join(port.peer.side for port in self.ports)
+                    self.tap.left(sides, message, 0, fed.messages, 1)
                 parked.messages.popleft()
                 parked.size -= size
             if not parked.messages:

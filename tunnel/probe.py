@@ -1,0 +1,129 @@
+"""What `ztunnel probe` asks of the device: could a message of this route cross now?
+
+It gathers facts, and says nothing about them (the command line does, tunnel/cli/steps.py). It pings both lanes of each
+link, which no application sees, and looks twice, for a window that is full is no fault while it moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from tunnel.limits import PROBE_KNOCK_S, PROBE_LOOK_S, PROBE_S
+from tunnel.link.peer import Channel
+from tunnel.link.wire import Lane
+from tunnel.local.words import expectation
+from tunnel.patterns import Hub, Port
+from tunnel.route import RunningRoute
+
+_TURN_S: Final = 0.02
+
+
+async def look(route: RunningRoute, hub: Hub, links_status: Callable[[], list[dict[str, Any]]]) -> dict[str, Any]:
+    """The route's status and, beside it:
+
+    partners        whom the local socket can talk to, in words
+    dropping        {reason: messages dropped between the two looks}
+    outlet          {messages: arrived and not handed on yet, moved: were any handed on between the looks}; None
+    links           [{peer, state, reason, role, address, rtt_ms, silent: lanes without an answer, met, refused, remote,
+                    outbound: {unacked_bytes, window_bytes, overflow, full, moved} or None, topics: int or None}]
+    settled         the far halves know what is wanted here
+    """
+    before = _positions(route)
+    dropped_before = route.pattern.drops()
+    began = hub.now()
+    await _knock(route, hub, began)
+    links = {link["peer"]: link for link in links_status()}
+    after = _positions(route)
+    moved = {what for what, position in after.items() if position != before[what]}
+    dropped = route.pattern.drops()
+    return route.status() | {
+        "route": route.plan.name,
+        "overflow": route.plan.overflow,
+        "partners": expectation(route.plan.end.socket, "NULL").partners,
+        "dropping": {
+            reason: n for reason, total in dropped.items() if (n := total - dropped_before.get(reason, 0)) > 0
+        },
+        "outlet": _outlet(route, "" in moved),
+        "settled": route.pattern.settled(),
+        "links": [_link(port, links.get(port.peer.side, {}), began, moved) for port in route.ports],
+    }
+
+
+async def _knock(route: RunningRoute, hub: Hub, began: float) -> None:
+    """Returns when every open link has answered on both lanes, or PROBE_S is over; not before PROBE_LOOK_S is."""
+    knock_at = began
+    while True:
+        now = hub.now()
+        silent = [p.peer for p in route.ports if p.peer.is_open and len(p.peer.answered_since(began)) < len(Lane)]
+        if now - began >= (PROBE_S if silent else PROBE_LOOK_S):
+            return
+        if silent and now >= knock_at:
+            knock_at = now + PROBE_KNOCK_S
+            for peer in silent:
+                peer.knock(now)
+                hub.touch(peer)
+            hub.settle()
+        await asyncio.sleep(_TURN_S)
+
+
+def _positions(route: RunningRoute) -> dict[str, tuple[int, ...]]:
+    """How far each channel and its lane have sent, by side, and the outlet under "": if they change, it moves."""
+    found: dict[str, tuple[int, ...]] = {"": (route.pattern.tally.messages_out, route.pattern.tally.bytes_out)}
+    for port in route.ports:
+        outbound = port.channel.outbound
+        found[port.peer.side] = (outbound.delivered, outbound.cursor, outbound.next_seq) if outbound else ()
+        found["lane " + port.peer.side] = (port.peer.credit.received,)
+    return found
+
+
+def _outlet(route: RunningRoute, moved: bool) -> dict[str, Any] | None:
+    inbound = [port.channel.inbound for port in route.ports if port.channel.inbound is not None]
+    if not inbound:
+        return None
+    return {"messages": sum(run.messages - run.fed for part in inbound for run in part.runs), "moved": moved}
+
+
+def _link(port: Port, link: dict[str, Any], began: float, moved: set[str]) -> dict[str, Any]:
+    peer, channel = port.peer, port.channel
+    answered = peer.answered_since(began)
+    if "lane " + peer.side in moved:  # it lives, though its answer may wait behind payload
+        answered.append(Lane.DATA)
+    return {
+        "peer": peer.side,
+        "state": "up" if peer.is_open else "down",
+        "reason": link.get("reason", ""),
+        "role": link.get("role", ""),
+        "address": link.get("address", ""),
+        "rtt_ms": link.get("rtt_ms"),
+        "silent": [lane.name.lower() for lane in Lane if lane not in answered],
+        "met": bool(peer.peer_session),
+        "refused": channel.refused,
+        "remote": channel.remote_peers,
+        "outbound": _outbound(channel, peer.side in moved),
+        "topics": _topics(channel),
+    }
+
+
+def _outbound(channel: Channel, moved: bool) -> dict[str, Any] | None:
+    outbound = channel.outbound
+    if outbound is None:
+        return None
+    if outbound.terms.overflow == "block":
+        full = not outbound.has_room
+    else:  # such a route always reads; what waits beyond half a window in flight is dropped sooner or later
+        full = outbound.flight_bytes >= outbound.window_bytes // 2
+    return {
+        "unacked_bytes": outbound.unacked_bytes,
+        "window_bytes": outbound.window_bytes,
+        "overflow": outbound.terms.overflow,
+        "full": full,
+        "moved": moved,
+    }
+
+
+def _topics(channel: Channel) -> int | None:
+    """How many topics cross; None: this is no pubsub route."""
+    topics = channel.granted or channel.wanted
+    return None if topics is None else len(topics.topics)
