@@ -81,8 +81,8 @@ REDIAL_MAX_S: Final = 30.0
 REDIAL_CALM_S: Final = 10.0
 """A link that was up for this long starts again with the shortest pause."""
 REDIAL_UP_S: Final = 1.0
-"""... and one that was up for this long begins again from a pause of as much: what grew while the other box was away must
-not keep a link down that is cut again soon after."""
+"""... and one that was up for this long begins again from a pause of as much: what grew while the other box was away
+must not keep a link down that is cut again soon after."""
 EVICTED_S: Final = 30.0
 """A process whose place another process of the same side has taken stays away for this long."""
 BYE_LINGER_S: Final = 0.5
@@ -146,7 +146,7 @@ RESOLVE_S: Final = 5.0
 LISTEN_RETRY_S: Final = 1.0
 """A link port that could not be opened is tried again this often, for ever."""
 LISTEN_BACKLOG: Final = 64
-"""Connections that the kernel accepts ahead of us; kept small because each must find a descriptor (carriers/guard.py)."""
+"""Connections that the kernel accepts ahead of us; small, because each must find a descriptor (carriers/guard.py)."""
 LISTEN_HANDSHAKES: Final = 256
 """Connections of one link port that have not finished their handshake; beyond it only known addresses are let in, and
 beyond twice as many none until the silent ones are gone."""
@@ -160,8 +160,8 @@ CONTEXT_SOCKETS: Final = 16_384
 """0MQ sockets of one process, monitors included: 4,096 routes with a socket and two ends of a monitor each."""
 HEARTBEAT_S: Final = 5.0
 HEARTBEAT_TIMEOUT_S: Final = 120.0
-"""ZMTP heartbeats on the link's listener reap connections whose dialler is gone without a word. They wait behind payload
-on the line: at 15 s they ended a healthy lane with 1 MiB under way at 40 KB/s (measured), so this is no sign of life;
+"""ZMTP heartbeats on the link's listener reap connections whose dialler is gone without a word. They wait behind
+payload on the line: at 15 s they ended a healthy lane with 1 MiB under way at 40 KB/s (measured), so this is no sign of life;
 that is SILENCE_S."""
 LISTEN_UNACKED_S: Final = 30.0
 """TCP itself gives up a connection of the listener when what was sent stays unacknowledged for this long."""
@@ -255,7 +255,7 @@ REVIVE_CALM_S: Final = 60.0
 CRASH_LOOP: Final = 3
 """So many deaths without calm between them are shown as a crash loop."""
 KEEPER_SCAN_S: Final = 10.0
-"""The keeper looks at all processes this often, also when no event came: supervisord discards events it cannot queue."""
+"""The keeper looks at all processes this often, event or not: supervisord discards events that it cannot queue."""
 PROCESS_LOG_BYTES: Final = 2 * MIB
 PROCESS_LOG_BACKUPS: Final = 3
 """One process's log: at most (1 + backups) times this, as it may lie in a memory file system."""
