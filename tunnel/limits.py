@@ -161,8 +161,8 @@ CONTEXT_SOCKETS: Final = 16_384
 HEARTBEAT_S: Final = 5.0
 HEARTBEAT_TIMEOUT_S: Final = 120.0
 """ZMTP heartbeats on the link's listener reap connections whose dialler is gone without a word. They wait behind
-payload on the line: at 15 s they ended a healthy lane with 1 MiB under way at 40 KB/s (measured), so this is no sign of life;
-that is SILENCE_S."""
+payload on the line: at 15 s they ended a healthy lane with 1 MiB under way at 40 KB/s (measured). Whether a link lives
+is judged by SILENCE_S."""
 LISTEN_UNACKED_S: Final = 30.0
 """TCP itself gives up a connection of the listener when what was sent stays unacknowledged for this long."""
 XPUB_STALL_S: Final = 1.0
