@@ -15,7 +15,7 @@ LAYERS = [
     {"link", "keys"},
     {"config", "pump", "log", "control"},
     {"reactor", "resolve", "tap"},
-    {"monitor", "zap"},
+    {"monitor", "zap", "taps"},
     {"carriers", "local"},
     {"patterns"},
     {"links", "route"},

@@ -34,7 +34,7 @@ from tunnel.patterns import Pattern
 from tunnel.probe import look
 from tunnel.reactor import Reactor, run
 from tunnel.route import RunningRoute
-from tunnel.tap import Taps
+from tunnel.taps import Taps
 from tunnel.zap import Zap
 
 SETTLE_ROUNDS = 64
