@@ -16,6 +16,7 @@ import gc
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ class Device:
         self._stirred: set[Peer] = set()
         self._settling = False
         self._stopping = False
+        self._reloading = asyncio.Lock()
         self._log = Log("device")
         self._taps = Taps(self._pattern_of, self.reactor.call_later)
         self._control = ControlServer(
@@ -277,6 +279,10 @@ class Device:
 
     async def _on_reload(self, request: dict[str, Any]) -> dict[str, Any]:
         """Read the table again; touch only what differs. TableError and the like leave everything as it is."""
+        async with self._reloading:
+            return await self._reload(dry_run=bool(request.get("dry_run")))
+
+    async def _reload(self, *, dry_run: bool) -> dict[str, Any]:
         plan = read_plan(self.plan.table, self.plan.side)
         old = {route.name: route for route in self.plan.routes}
         new = {route.name: route for route in plan.routes}
@@ -289,7 +295,7 @@ class Device:
             self.plan.peer_keys,
         )
         changes = {"removed": gone, "added": come, "links": relink}
-        if request.get("dry_run"):
+        if dry_run:
             return changes
         self.plan = plan
         for name in gone:
@@ -329,6 +335,7 @@ async def serve(table: Path, side: str | None) -> int:
     plan.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     loop = asyncio.get_running_loop()
     device = Device(plan, loop)
+    loop.set_exception_handler(_log_bug)
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, device._stop_soon)
     try:
@@ -341,6 +348,15 @@ async def serve(table: Path, side: str | None) -> int:
     finally:
         device.close()
     return 0
+
+
+def _log_bug(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A callback raised what nobody expected: one line in the log, and the process goes on."""
+    error = context.get("exception")
+    where = "".join(traceback.format_tb(error.__traceback__, -1)).split("\n")[0].strip() if error else ""
+    Log("device").error("bug", error=f"{type(error).__name__}: {error}", where=where, what=context.get("message", ""))
+    if error is not None and os.environ.get("ZTUNNEL_DEBUG"):
+        traceback.print_exception(error)
 
 
 def main(argv: list[str] | None = None) -> int:
