@@ -74,7 +74,9 @@ SILENCE_S: Final = 15.0
 HANDSHAKE_S: Final = 5.0
 """HELLO to OPEN, and the CURVE handshake before it; a silent connection holds a descriptor no longer than this."""
 HELLO_GAP_S: Final = 0.05
-"""Greetings of one side that follow each other faster are dropped: an honest dialler pauses longer."""
+HELLO_BURST: Final = 10
+"""Greetings of one side that come faster than one in the first, beyond as many at once, are dropped: an honest dialler
+pauses longer, but for a reload or two."""
 REDIAL_MIN_S: Final = 0.2
 REDIAL_MAX_S: Final = 30.0
 """Decorrelated jitter between attempts runs between these two, for ever."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from tunnel.config.plan import RoutePlan
 from tunnel.link.outbound import Terms
-from tunnel.link.peer import Peer, Route
+from tunnel.link.peer import NOT_MET, Peer, Route
 from tunnel.local import LocalEnd
 from tunnel.log import Log
 from tunnel.patterns import PATTERNS, Hub, Pattern, Port
@@ -90,7 +90,7 @@ class RunningRoute:
         if not self.end.opened:
             broken = [f"{e['address']}: {e['reason']}" for e in self.end.status() if e["reason"]]
             return "down", "; ".join(broken) or "its local sockets are not open yet"
-        refused = [port for port in self.ports if port.channel.refused and port.peer.peer_session]
+        refused = [port for port in self.ports if port.channel.refused not in (None, NOT_MET)]
         if refused and not any(port.met for port in self.ports):
             return "refused", "; ".join(str(port.channel.refused) for port in refused)
         linked = [port for port in self.ports if port.linked]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.link.ends import Ends, kinds, piece, refusal, route, token
-from tunnel.limits import EVICTED_S, HANDSHAKE_S, HELLO_GAP_S, REDIAL_MIN_S, SILENCE_S
+from tunnel.limits import EVICTED_S, HANDSHAKE_S, HELLO_BURST, HELLO_GAP_S, REDIAL_MIN_S, SILENCE_S
 from tunnel.link import wire
 from tunnel.link.dialler import Dial, Dialler, HangUp, State
 from tunnel.link.outbound import Terms
@@ -249,11 +249,16 @@ def test_greetings_that_follow_too_closely_are_dropped() -> None:
     ends = joined()
     greet(ends)
     hello = ends.from_a()
-    ends.to_z(hello)
+    for attempt in range(7, 7 + HELLO_BURST):
+        ends.to_z(hello, attempt=attempt)
+    assert kinds(ends.from_z()) == ["WELCOME"] + ["REFUSE"] * (HELLO_BURST - 1)
     ends.now += HELLO_GAP_S / 2
-    ends.to_z(hello, attempt=7)
-    assert kinds(ends.from_z()) == ["WELCOME"]
+    ends.to_z(hello, attempt=50)
+    assert kinds(ends.from_z()) == []
     assert ends.listener.counts["hello_flood"] == 1
+    ends.now += HELLO_GAP_S
+    ends.to_z(hello, attempt=51)
+    assert kinds(ends.from_z()) == ["REFUSE"]
 
 
 @pytest.mark.parametrize("user_id", ["", "stranger"])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tunnel.errors import RemoteProtocolError
-from tunnel.limits import HANDSHAKE_S, HELLO_GAP_S
+from tunnel.limits import HANDSHAKE_S, HELLO_BURST, HELLO_GAP_S
 from tunnel.link import wire
 from tunnel.link.hello import Hello, Numbers, encode_numbers, parse_hello
 from tunnel.link.peer import FOREVER, Peer
@@ -48,7 +48,9 @@ class _Side:
     pending: _Pending | None = None
     attempts: dict[bytes, int] = field(default_factory=dict)
     ended: deque[bytes] = field(default_factory=lambda: deque(maxlen=EVICTED_KEPT))
-    greeted_at: float = float("-inf")
+    greeted_at: float = 0.0
+    greetings: float = HELLO_BURST
+    """How many greetings may come at once just now."""
     reason: str = "nobody has dialled in yet"
     opens: int = 0
     resumes: int = 0
@@ -132,10 +134,12 @@ class Listener:
         side = self._sides.get(user_id)
         if side is None:
             raise RemoteProtocolError("side", f"{user_id or 'this key'} has no link here")
-        if now - side.greeted_at < HELLO_GAP_S:
+        side.greetings = min(HELLO_BURST, side.greetings + (now - side.greeted_at) / HELLO_GAP_S)
+        side.greeted_at = now
+        if side.greetings < 1:
             self.counts["hello_flood"] += 1
             return
-        side.greeted_at = now
+        side.greetings -= 1
         hello = parse_hello(wire.decode_json(parts))
         if hello.side != user_id:
             raise RemoteProtocolError("side", f"the key is {user_id}'s, but the greeting says {hello.side}")

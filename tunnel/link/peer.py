@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tunnel.link.wire import Parts, Segment
 
 FOREVER = float("inf")
+NOT_MET = "the two ends have not met yet"
+"""Why a route that was never announced to the peer carries nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class Channel:
     peer_number: int | None = None
     met_number: int = 0
     """The peer's channel that our numbers speak of, also while the route is refused; 0 before they met."""
-    refused: str | None = "the two ends have not met yet"
+    refused: str | None = NOT_MET
     max_message_bytes: int = 0
     remote_peers: int = 0
     """Applications connected at the other end."""
