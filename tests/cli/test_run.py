@@ -98,7 +98,7 @@ class TestUpAndDown:
 
     def test_an_address_in_use_is_told_tried_again_and_taken(self, side: Rig) -> None:
         with socket.create_server(("127.0.0.1", side.ports["tasks"])):
-            done = side.run("up", side.table, "--as", "dmz", "-d", "--timeout", "2")
+            done = side.run("up", side.table, "--as", "dmz", "-d", "--timeout", "6")
             assert done.returncode == 1
             assert "started, but not ready: route tasks is down" in done.stderr
             assert f"tcp://127.0.0.1:{side.ports['tasks']}" in done.stderr
