@@ -15,6 +15,7 @@ from tests.local.rig import Rig, route, tcp
 from tests.local.test_options import keys
 from tunnel.config.plan import Curve, Plain, Secret
 from tunnel.local import endpoint as endpoint_module
+from tunnel.local.options import max_frame_bytes
 
 WRONG = {"DEALER": zmq.PUSH, "PULL": zmq.PULL, "PUSH": zmq.PUSH, "XSUB": zmq.SUB, "XPUB": zmq.PUB, "PAIR": zmq.DEALER}
 RIGHT = {"DEALER": zmq.REP, "PULL": zmq.PUSH, "PUSH": zmq.PULL, "XSUB": zmq.PUB, "XPUB": zmq.SUB, "PAIR": zmq.PAIR}
@@ -180,7 +181,7 @@ async def test_what_is_unread_outlives_the_remake(r: Rig) -> None:
     await r.peers(end, 1)
     for number in range(50):
         app.send(b"%d" % number)
-    app.send(b"x" * 5000)
+    app.send(bytes(max_frame_bytes(1000) + 1))
     await r.until(lambda: "max_message" in end.status()[0]["reason"], end.status)
     with pytest.raises(AssertionError):
         await r.until(lambda: end.peers, "no remake while messages are unread", within_s=0.8)
