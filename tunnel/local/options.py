@@ -66,7 +66,12 @@ def mechanism(end: EndPlan) -> str:
 
 def high_water_marks(end: EndPlan) -> tuple[int, int]:
     """(SNDHWM, RCVHWM). What leaves towards applications is short, for it dies with them; an XSUB sends subscriptions
-    only, which obey the mark too and would be lost for good (libzmq #4063)."""
+    only, which obey the mark too and would be lost for good (libzmq #4063).
+
+    Set once, before anybody connects. A mark that is changed later, narrowed or widened, can stop a connection for
+    ever: the reader of libzmq's pipe tells its writer how far it is only every (mark + 1) / 2 messages, and a writer
+    that was full, or is full by the new mark, may wait for a telling that never comes (tests/local/test_marks.py).
+    """
     send = EXIT_HWM if end.hwm is None else end.hwm
     receive = LOCAL_HWM if end.hwm is None else end.hwm
     return (0 if end.socket == "XSUB" else send), receive

@@ -19,7 +19,6 @@ from tunnel.errors import RemoteProtocolError
 from tunnel.limits import FEED_PATIENCE_US
 from tunnel.link.inbound import Run
 from tunnel.link.peer import Channel, Peer
-from tunnel.patterns.marks import Marks
 from tunnel.reactor import POLLIN, POLLOUT
 
 if TYPE_CHECKING:
@@ -115,7 +114,6 @@ class Pattern:
         self.tap: Tap | None = None
         """Somebody looks at what crosses (`ztunnel tap`): asked once a batch."""
         self._end: LocalEnd | None = None
-        self.marks = Marks(fixed=plan.end.hwm is not None)
         self.patience_us = FEED_PATIENCE_US
         """How long the next feed may wait for room; nothing once the consumer stood still."""
         self._blocked = False
@@ -156,7 +154,6 @@ class Pattern:
 
     def on_reopened(self) -> None:
         """The local socket is a new one."""
-        self.marks.forget()
         self._blocked = False
         self.push()
         self.want()
@@ -223,7 +220,6 @@ class Pattern:
             size += piece.size
         self.tally.messages_in += messages
         self.tally.bytes_in += size
-        self.marks.entered(self.socket, size, messages)
         if drained.too_large:
             self.dropped["too_large"] += drained.too_large
             self.say_too_large(drained.too_large)
@@ -271,8 +267,6 @@ class Pattern:
             self.dropped["expired"] += max(0, run.messages - run.fed)
             self._finish(port, run, now)
             return True
-        if not run.position:
-            self.marks.leaving(self.socket, run.size, run.messages)
         start, passed = run.position, run.fed
         fed = self.feed(port, run)
         self.patience_us = FEED_PATIENCE_US if fed.messages else 0
