@@ -1,7 +1,8 @@
 """What `ztunnel probe` asks of the device: could a message of this route cross now?
 
 It gathers facts, and says nothing about them (the command line does, tunnel/cli/steps.py). It pings both lanes of each
-link, which no application sees, and looks twice, for a window that is full is no fault while it moves.
+link, which no application sees, and looks twice, for a window that is full is no fault while it moves; what is full and
+stands is looked at for longer.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-from tunnel.limits import PROBE_KNOCK_S, PROBE_LOOK_S, PROBE_S
+from tunnel.limits import PROBE_KNOCK_S, PROBE_LOOK_S, PROBE_S, PROBE_STILL_S
+from tunnel.link.outbound import Outbound
 from tunnel.link.peer import Channel
 from tunnel.link.wire import Lane
 from tunnel.local.words import expectation
@@ -34,6 +36,8 @@ async def look(route: RunningRoute, hub: Hub, links_status: Callable[[], list[di
     dropped_before = route.pattern.drops()
     began = hub.now()
     await _knock(route, hub, began)
+    while _stands(route, before) and hub.now() - began < PROBE_STILL_S:
+        await asyncio.sleep(_TURN_S)
     links = {link["peer"]: link for link in links_status()}
     after = _positions(route)
     moved = {what for what, position in after.items() if position != before[what]}
@@ -78,11 +82,36 @@ def _positions(route: RunningRoute) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _outlet(route: RunningRoute, moved: bool) -> dict[str, Any] | None:
+def _stands(route: RunningRoute, before: dict[str, tuple[int, ...]]) -> bool:
+    """Something is full, or waits, and has not moved since."""
+    now = _positions(route)
+    if now[""] == before[""] and _waiting(route):
+        return True
+    return any(
+        now[port.peer.side] == before[port.peer.side]
+        and port.channel.outbound is not None
+        and _full(port.channel.outbound)
+        for port in route.ports
+    )
+
+
+def _waiting(route: RunningRoute) -> int:
+    """Messages that arrived and are not handed on yet."""
     inbound = [port.channel.inbound for port in route.ports if port.channel.inbound is not None]
-    if not inbound:
+    return sum(run.messages - run.fed for part in inbound for run in part.runs)
+
+
+def _full(outbound: Outbound) -> bool:
+    if outbound.terms.overflow == "block":
+        return not outbound.has_room
+    # such a route always reads; what waits beyond half a window in flight is dropped sooner or later
+    return outbound.flight_bytes >= outbound.window_bytes // 2
+
+
+def _outlet(route: RunningRoute, moved: bool) -> dict[str, Any] | None:
+    if all(port.channel.inbound is None for port in route.ports):
         return None
-    return {"messages": sum(run.messages - run.fed for part in inbound for run in part.runs), "moved": moved}
+    return {"messages": _waiting(route), "moved": moved}
 
 
 def _link(port: Port, link: dict[str, Any], began: float, moved: set[str]) -> dict[str, Any]:
@@ -110,15 +139,11 @@ def _outbound(channel: Channel, moved: bool) -> dict[str, Any] | None:
     outbound = channel.outbound
     if outbound is None:
         return None
-    if outbound.terms.overflow == "block":
-        full = not outbound.has_room
-    else:  # such a route always reads; what waits beyond half a window in flight is dropped sooner or later
-        full = outbound.flight_bytes >= outbound.window_bytes // 2
     return {
         "unacked_bytes": outbound.unacked_bytes,
         "window_bytes": outbound.window_bytes,
         "overflow": outbound.terms.overflow,
-        "full": full,
+        "full": _full(outbound),
         "moved": moved,
     }
 

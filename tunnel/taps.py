@@ -60,7 +60,7 @@ class Taps:
         pattern = self._find(name) if isinstance(name, str) else None
         if pattern is None or not isinstance(name, str):
             raise UsageError(f"there is no route {name} here.")
-        if not isinstance(frame_bytes, int) or not 0 <= frame_bytes <= TAP_FRAME_MOST_BYTES:
+        if type(frame_bytes) is not int or not 0 <= frame_bytes <= TAP_FRAME_MOST_BYTES:
             raise UsageError(f"a tap shows 0 to {TAP_FRAME_MOST_BYTES} bytes of a frame.")
         if len(self._readers) >= TAP_READERS:
             raise UsageError(f"{TAP_READERS} taps are open at this side already: end one of them.")

@@ -8,8 +8,8 @@ import typer
 
 from tunnel.cli.pick import JsonOption, SideOption, TableOption, running_side
 
-_PATIENCE_S: Final = 5.0
-"""The device itself takes PROBE_S at most."""
+_PATIENCE_S: Final = 8.0
+"""The device itself takes PROBE_STILL_S at most."""
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +25,7 @@ def probe(
 ) -> None:
     """Could a message of this route cross now? Step by step: found, and what to do.
 
-    Looks from this side, half a second to two; pings the links, sends nothing to any application.
+    Looks from this side, half a second to three; pings the links, sends nothing to any application.
     Exit 0: every step is ok. 1: one is not. 3: the side does not run here.
     """
     from tunnel.cli.show import print_json, print_rows

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from tunnel.limits import PROBE_STILL_S
+
 Facts = dict[str, Any]
 
 LOSSES: Final = {
@@ -87,7 +89,7 @@ def _applications_here(facts: Facts) -> Step:
     turned_away = sum(end.get("turned_away", 0) for end in facts["endpoints"])
     found = "none connected" + (f", {turned_away} turned away" if turned_away else "")
     if turned_away:
-        todo = "let it in by `allow`, `curve` or `plain` at this end, or give it the right key or password"
+        todo = f"let in those who should come (`allow`, keys, passwords), and see that each is {facts['partners']}"
     else:
         todo = " or ".join(
             f"start {facts['partners']} that {_other(end['method'])} {end['address']}" for end in facts["endpoints"]
@@ -104,7 +106,7 @@ def _handed_on(facts: Facts) -> Step:
     name = "handed on here"
     if waiting and not moved:
         todo = "see why the applications here do not read: the route goes on as soon as they do"
-        return Step(name, False, f"{_messages(waiting)} arrived and wait, none was taken meanwhile", todo)
+        return Step(name, False, f"{_messages(waiting)} arrived and wait, none was taken for {PROBE_STILL_S:g} s", todo)
     return Step(name, True, f"{_messages(waiting)} wait and are being taken" if waiting else "nothing waits")
 
 
@@ -112,7 +114,7 @@ def _link(link: Facts) -> Step:
     name = f"link with {link['peer']}"
     if link["state"] != "up":
         found = f"down ({link['address']}){': ' + link['reason'] if link['reason'] else ''}"
-        if link["role"] == "listener":
+        if link["role"] == "listen":
             todo = f"see that {link['peer']} runs and can reach {link['address']}: `ztunnel doctor` there dials it"
         else:
             todo = f"see that {link['peer']} runs, and what `ztunnel doctor` says of the dial"
@@ -159,7 +161,7 @@ def _room(link: Facts) -> Step:
     if link["state"] != "up":
         return Step(name, False, f"full ({used}): {meanwhile}", "mend the link: then it empties by itself")
     todo = f"see why the applications at {link['peer']} do not read: then it empties by itself"
-    return Step(name, False, f"full ({used}) and standing still: {meanwhile}", todo)
+    return Step(name, False, f"full ({used}) and not moving for {PROBE_STILL_S:g} s: {meanwhile}", todo)
 
 
 def _topics(link: Facts, facts: Facts) -> Step:
