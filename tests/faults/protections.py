@@ -211,6 +211,13 @@ def guard() -> None:
     Guard._take_ballast = lambda self: True  # type: ignore[method-assign]
 
 
+def stale_replies() -> None:
+    """Replies that were not sent yet when the half they are for was replaced are sent to its successor."""
+    from tunnel.link.outbound import Outbound
+
+    Outbound.drop_all = lambda self, reason: None  # type: ignore[method-assign]
+
+
 PROTECTIONS: dict[str, Callable[[], None]] = {
     function.__name__: function
     for function in (
@@ -230,5 +237,6 @@ PROTECTIONS: dict[str, Callable[[], None]] = {
         max_message,
         local_sockets,
         guard,
+        stale_replies,
     )
 }

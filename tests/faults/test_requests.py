@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from tests.apps import App, settled
-from tests.faults.rig import Rig
+from tests.faults.rig import QUICK, Rig
 from tests.journal import compare_requests
 from tests.waiting import until
 
@@ -20,7 +22,7 @@ orders:
 """
 
 
-def start(rig: Rig, **how: list[str]) -> App:
+def start(rig: Rig, **how: Sequence[str]) -> App:
     """The rig with one route; gives the service."""
     rig.write_routes(orders(rig))
     rig.start(**how)
@@ -63,6 +65,46 @@ def test_vanished_clients_go_uncounted_without_mandatory(rig: Rig) -> None:
     stayed = let_clients_vanish(rig, service)
     receives_more(stayed, 100)
     assert rig.dmz.dropped("orders").total() == 0
+
+
+def answer_a_dead_half(rig: Rig, **how: Sequence[str]) -> tuple[App, App]:
+    """Requests wait at a service while their half is killed; it answers when others have connected to the new half.
+
+    libzmq numbers the clients of a ROUTER from the same number in every process (4.3.5, measured), so the new half's
+    clients have the routing ids of the old one's. Gives the new clients and the service.
+    """
+    clients = 8
+    service = start(rig, limits=QUICK, **how)
+    old = rig.apps.start("req", f"connect {rig.ipc('orders')}", name="old", clients=clients, started=True)
+    until(lambda: old.received() > 50, 20, "requests are answered")
+    service.suspend()
+    settled(lambda: rig.plant.route("orders")["messages_out"], 1, 10)
+    old.kill()
+    rig.relay.refuse()
+    rig.dmz.kill()
+    rig.relay.cut()
+    until(lambda: not rig.plant.link_is("up"), 10, "the other half noticed")
+    service.resume()
+    until(lambda: rig.plant.route("orders")["unacked_bytes"] > 0, 10, "the late replies wait for the link")
+    rig.dmz.start(limits=QUICK, **how)
+    new = rig.apps.start("req", f"connect {rig.ipc('orders')}", name="new", clients=clients, started=True, most=clients)
+    until(lambda: new.sent() == clients, 20, "the new clients have asked")
+    rig.relay.heal()
+    settled(lambda: (new.received(), new.journal.count("W")), 2, 20)
+    return new, service
+
+
+def test_late_replies_to_a_killed_half_reach_no_other_client(rig: Rig) -> None:
+    new, service = answer_a_dead_half(rig)
+    requests = compare_requests(new.journal, service.journal)
+    assert requests.clean, requests
+    assert requests.asked == 8
+    assert rig.plant.dropped("orders")["peer_restart"] >= 8, rig.plant.dropped("orders")
+
+
+def test_late_replies_reach_the_wrong_clients_when_they_are_kept(rig: Rig) -> None:
+    new, _ = answer_a_dead_half(rig, without=["stale_replies"])
+    assert new.journal.count("W") > 0, f"the control shows nothing: {rig.told()}"
 
 
 SIZE = 65_536

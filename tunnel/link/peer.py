@@ -209,6 +209,9 @@ class Peer:
     def _restart(channel: Channel) -> None:
         if channel.outbound:
             channel.outbound.restart()
+            if not channel.route.keep_on_restart:
+                # replies to clients of the process that is gone; in the new one their routing ids are other clients'
+                channel.outbound.drop_all("peer_restart")
         if channel.inbound:
             channel.inbound.restart(keep=channel.route.keep_on_restart)
         channel.met_number = 0
