@@ -28,6 +28,7 @@ class Process:
 
     def __init__(self, name: str, command: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> None:
         self.name = name
+        self._start = (name, command, folder, env)
         self._stderr = folder / f"{name}-{time.monotonic_ns()}.log"
         with self._stderr.open("wb") as log:
             self._child = subprocess.Popen(
@@ -36,6 +37,10 @@ class Process:
         self._lines: queue.Queue[str | None] = queue.Queue()
         assert self._child.stdout is not None
         threading.Thread(target=self._read, args=(self._child.stdout,), daemon=True).start()
+
+    def again(self) -> Process:
+        """The same program, started anew."""
+        return Process(*self._start)
 
     @property
     def pid(self) -> int:

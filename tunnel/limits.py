@@ -101,6 +101,11 @@ of 1,000 holds 1 GiB of 1 MiB messages while the route is blocked (measured: 950
 EXIT_HWM: Final = 256
 """High-water mark of local exit sockets: what a consumer that is killed can take along (docs/guarantees.md). With 64
 the threads change turns for every 2 KiB of 64-byte messages (measured: half of the speed)."""
+LEAST_HWM: Final = 16
+ENTRY_QUEUE_BYTES: Final = 16 * MIB
+EXIT_QUEUE_BYTES: Final = 16 * MIB
+"""Where the first messages are large, so many bytes of them may wait in a local queue, but at least LEAST_HWM messages
+(patterns/marks.py)."""
 FEED_PATIENCE_US: Final = 1000
 """How long a feed may sleep altogether for room at an exit, before the loop takes over: at EXIT_HWM messages a turn of
 the loop each would cap small messages at a third of what the link carries."""

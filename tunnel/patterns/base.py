@@ -19,6 +19,7 @@ from tunnel.errors import RemoteProtocolError
 from tunnel.limits import FEED_PATIENCE_US
 from tunnel.link.inbound import Run
 from tunnel.link.peer import Channel, Peer
+from tunnel.patterns.marks import Marks
 from tunnel.reactor import POLLIN, POLLOUT
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class Pattern:
         self.tap: Tap | None = None
         """Somebody looks at what crosses (`ztunnel tap`): asked once a batch."""
         self._end: LocalEnd | None = None
+        self.marks = Marks(plan.end.hwm)
         self.patience_us = FEED_PATIENCE_US
         """How long the next feed may wait for room; nothing once the consumer stood still."""
         self._blocked = False
@@ -154,6 +156,7 @@ class Pattern:
 
     def on_reopened(self) -> None:
         """The local socket is a new one."""
+        self.marks.forget()
         self._blocked = False
         self.push()
         self.want()
@@ -220,6 +223,8 @@ class Pattern:
             size += piece.size
         self.tally.messages_in += messages
         self.tally.bytes_in += size
+        if self.marks.entry_open:
+            self.marks.entered(self.socket, size, messages)
         if drained.too_large:
             self.dropped["too_large"] += drained.too_large
             self.say_too_large(drained.too_large)
@@ -268,6 +273,8 @@ class Pattern:
             self._finish(port, run, now)
             return True
         start, passed = run.position, run.fed
+        if self.marks.exit_open:
+            self.marks.leaving(self.socket, run.size, run.messages)
         fed = self.feed(port, run)
         self.patience_us = FEED_PATIENCE_US if fed.messages else 0
         self.tally.messages_out += fed.messages

@@ -13,7 +13,6 @@ import zmq
 
 from tunnel import pump
 from tunnel.limits import (
-    EXIT_HWM,
     SUBSCRIPTIONS_A_TURN,
     TOPIC_BYTES,
     XPUB_LOSSY_S,
@@ -215,6 +214,6 @@ class PubsubTo(Pattern):
     def _again(self) -> None:
         """A subscriber has read half its queue, or some time has passed."""
         self._blocked = False
-        self._allowance = max(1, (self.plan.end.hwm or EXIT_HWM) // 4)
+        self._allowance = max(1, self.marks.exit // 4)
         self.push()
         self.hub.settle()
