@@ -27,6 +27,7 @@ from tunnel.config import read_plan
 from tunnel.config.plan import Plan
 from tunnel.control import ControlServer
 from tunnel.errors import RemoteProtocolError, UsageError, ZtunnelError
+from tunnel.heap import keep_large_blocks
 from tunnel.limits import BYE_S, EXIT_LINGER_S, SWEEP_S
 from tunnel.link.peer import Channel, Peer
 from tunnel.links import DialLink, ListenLink
@@ -332,6 +333,7 @@ async def serve(table: Path, side: str | None) -> int:
     log = Log("device")
     plan = read_plan(table, side)
     raise_descriptor_limit()
+    keep_large_blocks()
     plan.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     loop = asyncio.get_running_loop()
     device = Device(plan, loop)
