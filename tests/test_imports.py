@@ -18,6 +18,7 @@ LAYERS = [
     {"monitor", "zap", "taps"},
     {"carriers", "local"},
     {"patterns"},
+    {"ahead"},
     {"links", "route"},
     {"probe"},
     {"device"},

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tunnel import pump
+from tunnel.ahead import Aheads, Way
 from tunnel.carriers.guard import raise_descriptor_limit
 from tunnel.config import read_plan
 from tunnel.config.plan import Plan
@@ -29,7 +30,8 @@ from tunnel.control import ControlServer
 from tunnel.errors import RemoteProtocolError, UsageError, ZtunnelError
 from tunnel.heap import keep_large_blocks
 from tunnel.limits import BYE_S, EXIT_LINGER_S, SWEEP_S
-from tunnel.link.peer import Channel, Peer
+from tunnel.link.channel import Channel
+from tunnel.link.peer import Peer
 from tunnel.links import DialLink, ListenLink
 from tunnel.log import Log
 from tunnel.patterns import Pattern
@@ -57,6 +59,7 @@ class Device:
         self.stopped = asyncio.Event()
         self._started_at = self.reactor.now()
         self._stirred: set[Peer] = set()
+        self._aheads = Aheads(self)
         self._settling = False
         self._stopping = False
         self._reloading = asyncio.Lock()
@@ -98,6 +101,7 @@ class Device:
     async def _add_route(self, plan: Any) -> None:
         route = RunningRoute(self.reactor, self.zap, self, plan, self.peers, self.plan.runtime_dir)
         self.routes[plan.name] = route
+        self._aheads.add(route.pattern, route.ports)
         await route.open()
 
     def _start_links(self) -> None:
@@ -157,10 +161,23 @@ class Device:
         parts = peer.express(channel, piece, now)
         if parts is None:
             return False
-        link = self.dials.get(peer.side) or self.listens
+        link = self._link(peer)
         if link is not None:
             link.express(peer, parts)
+        self._aheads.saw(peer, channel, piece.size)
         return True
+
+    def _link(self, peer: Peer) -> DialLink | ListenLink | None:
+        return self.dials.get(peer.side) or self.listens
+
+    def way(self, peer: Peer, shortcut: pump.Shortcut) -> Way | None:
+        link = self._link(peer)
+        return link.way(peer, shortcut) if link is not None else None
+
+    def look(self, peer: Peer) -> None:
+        link = self._link(peer)
+        if link is not None:
+            link.look(peer)
 
     def breach(self, peer: Peer, error: RemoteProtocolError) -> None:
         self._log.warn("protocol-breach", peer=peer.side, code=error.code, reason=str(error))
@@ -201,6 +218,8 @@ class Device:
             for channel in arrived:
                 if channel.owner is not None:
                     pattern, port = channel.owner
+                    if channel.inbound is not None and channel.inbound.runs:
+                        self._aheads.saw(peer, channel, channel.inbound.runs[-1].size)
                     pattern.arrived(port)
         if peer.freed:
             freed, peer.freed = peer.freed, []
@@ -209,11 +228,13 @@ class Device:
                     pattern, port = channel.owner
                     pattern.freed(port)
         self._stirred.discard(peer)  # what was touched meanwhile goes now
-        link = self.dials.get(peer.side) or self.listens
+        link = self._link(peer)
         if link is not None:
             link.transmit(peer)
         if peer.arrived or peer.freed:
             self._stirred.add(peer)
+        else:
+            self._aheads.arm(peer)
 
     def _sweep(self) -> None:
         """Once a second: what has grown too old goes, link or no link; applications that came or went are told."""
@@ -232,6 +253,9 @@ class Device:
     # --- control -----------------------------------------------------------------------------------------------------
 
     def _on_status(self, _request: dict[str, Any]) -> dict[str, Any]:
+        for peer in self.peers.values():
+            peer.catch_up()
+        self.settle()
         return {
             "side": self.plan.side,
             "name": self.plan.name,
@@ -300,7 +324,9 @@ class Device:
             return changes
         self.plan = plan
         for name in gone:
-            await self.routes.pop(name).close(EXIT_LINGER_S)
+            route = self.routes.pop(name)
+            self._aheads.remove(route.ports)
+            await route.close(EXIT_LINGER_S)
         for side in plan.peer_keys:
             if side not in self.peers:
                 self.peers[side] = self._new_peer(side)

@@ -17,6 +17,8 @@ REFERENCE_BYTES: Final = 32 * KIB
 """Frames from this size up travel as references to the received message: below it a copy is cheaper than a part."""
 INLINE_BYTES: Final = 4 * KIB
 """A batch up to this long travels in one part with its header: a part less to encrypt, where latency counts."""
+JOURNAL: Final = 64
+"""Batches that go ahead of their bookkeeping, at most, before it must be done (tunnel/ahead.py)."""
 LINK_FRAME_BYTES: Final = BATCH_BYTES + 4 * KIB
 """MAXMSGSIZE of link sockets: a batch and its header; a peer that sends more is disconnected by libzmq."""
 LINK_PARTS: Final = 64

@@ -25,9 +25,10 @@ from tunnel.log import Log
 from tunnel.resolve import resolve
 
 if TYPE_CHECKING:
+    from tunnel.ahead import Way
     from tunnel.carriers import Dialled
     from tunnel.carriers import Listener as Listening
-    from tunnel.pump import Segment
+    from tunnel.pump import Segment, Shortcut
     from tunnel.reactor import Reactor
     from tunnel.zap import Zap
 
@@ -149,8 +150,22 @@ class DialLink:
         if self._dialled is None or not self._dialled.send(Lane.DATA, parts):
             self.dialler.lane_lost(Lane.DATA, "the connection is gone", self._reactor.now())
 
+    def way(self, _peer: Peer, shortcut: Shortcut) -> Way | None:
+        """See tunnel.ahead.Owner."""
+        socket = self._dialled.way(shortcut) if self._dialled is not None else None
+        return (socket, b"", b"") if socket is not None else None
+
+    def look(self, _peer: Peer) -> None:
+        """See tunnel.ahead.Owner."""
+        if self._dialled is not None:
+            self._dialled.look()
+
     def _on_alarm(self) -> None:
-        self.dialler.tick(self._reactor.now())
+        now = self._reactor.now()
+        if self.dialler.deadline() > now:
+            self._alarm.set(self.dialler.deadline())
+            return
+        self.dialler.tick(now)
         self.transmit()
         self._alarm.set(self.dialler.deadline())
         self._settle(self.peer)
@@ -321,6 +336,23 @@ class ListenLink:
         """Send a batch that waits for nobody."""
         self._send(self.listener.conn(peer, Lane.DATA), parts)
 
+    def way(self, peer: Peer, shortcut: Shortcut) -> Way | None:
+        """See tunnel.ahead.Owner."""
+        conn = self.listener.conn(peer, Lane.DATA)
+        if conn is None:
+            return None
+        port, routing_id = cast("tuple[_Port, bytes]", conn)
+        socket = port.listening.way(shortcut) if port.listening is not None else None
+        return (socket, routing_id, peer.side.encode()) if socket is not None else None
+
+    def look(self, peer: Peer) -> None:
+        """See tunnel.ahead.Owner."""
+        conn = self.listener.conn(peer, Lane.DATA)
+        if conn is not None:
+            listening = cast("tuple[_Port, bytes]", conn)[0].listening
+            if listening is not None:
+                listening.look()
+
     def _send(self, conn: Hashable, parts: Any) -> None:
         port, routing_id = cast("tuple[_Port, bytes]", conn)
         if port.listening is None or not port.listening.send(routing_id, parts):
@@ -337,7 +369,11 @@ class ListenLink:
         self._alarm.set(self.listener.deadline())
 
     def _on_alarm(self) -> None:
-        self.listener.tick(self._reactor.now())
+        now = self._reactor.now()
+        if self.listener.deadline() > now:
+            self._alarm.set(self.listener.deadline())
+            return
+        self.listener.tick(now)
         self.transmit()
         self._alarm.set(self.listener.deadline())
         for peer in self.peers.values():

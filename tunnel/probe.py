@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tunnel.limits import PROBE_KNOCK_S, PROBE_LOOK_S, PROBE_S, PROBE_STILL_S
+from tunnel.link.channel import Channel
 from tunnel.link.outbound import Outbound
-from tunnel.link.peer import Channel
 from tunnel.link.wire import Lane
 from tunnel.local.words import expectation
 from tunnel.patterns import Hub, Port

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tunnel.config.plan import RoutePlan
+from tunnel.link.channel import NOT_MET, Route
 from tunnel.link.outbound import Terms
-from tunnel.link.peer import NOT_MET, Peer, Route
+from tunnel.link.peer import Peer
 from tunnel.local import LocalEnd
 from tunnel.log import Log
 from tunnel.patterns import PATTERNS, Hub, Pattern, Port
@@ -56,6 +57,7 @@ class RunningRoute:
         self.ports = [Port(peers[side], peers[side].add(link_route(plan))) for side in plan.peers]
         self.end = LocalEnd(reactor, zap, plan, self.pattern.on_ready, self.pattern.on_reopened, private_dir)
         self.pattern.attach(self.end, self.ports)
+        self.end.on_doubt = self.pattern.disarm
         for port in self.ports:
             port.channel.owner = (self.pattern, port)
         self.pattern.say_too_large = self._say_too_large  # type: ignore[method-assign]
@@ -71,6 +73,7 @@ class RunningRoute:
 
     async def close(self, linger_s: float) -> None:
         """The route leaves the table (or the process ends)."""
+        self.pattern.disarm()
         await self.end.close(linger_s)
         for port in self.ports:
             port.channel.owner = None
@@ -121,6 +124,7 @@ class RunningRoute:
             "bytes_in": tally.bytes_in,
             "messages_out": tally.messages_out,
             "bytes_out": tally.bytes_out,
+            "batches_ahead": tally.ahead,
             "dropped": self.pattern.drops(),
             "may_repeat": self.pattern.may_repeat(),
             "unacked_bytes": sum(channel.unacked_bytes for channel in outbound),

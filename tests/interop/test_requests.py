@@ -63,6 +63,26 @@ def test_req_and_rep(tunnel: Tunnel, services: list[Echo]) -> None:
         assert client.recv_multipart() == shape
 
 
+@pytest.mark.parametrize("max_age", ["never", "5s"])
+def test_round_trips_take_the_shortcut_and_are_counted(tunnel: Tunnel, services: list[Echo], max_age: str) -> None:
+    near, far = tunnel.tcp(), tunnel.tcp()
+    orders(tunnel, near=near, far=far, max_age=max_age)
+    services.append(Echo(tunnel, "bind", far))
+    client = tunnel.app(zmq.REQ, "connect", near)
+    for number in range(200):
+        client.send(b"%d" % number)
+        assert client.recv() == b"%d" % number
+    for side in ("dmz", "plant"):
+        route = tunnel.route(side, "orders")
+        assert (route["messages_in"], route["messages_out"], route["dropped"]) == (200, 200, {})
+        assert route["batches_ahead"] > 200, side
+    until(
+        lambda: not any(tunnel.route(side, "orders")["unacked_bytes"] for side in ("dmz", "plant")),
+        5.0,
+        lambda: [tunnel.route(side, "orders") for side in ("dmz", "plant")],
+    )
+
+
 def test_an_envelope_of_several_ids_and_a_service_that_is_a_router(tunnel: Tunnel) -> None:
     """REQ → ROUTER/DEALER broker → tunnel → ROUTER/DEALER broker → DEALER service that answers out of order."""
     near, far = tunnel.tcp(), tunnel.tcp()

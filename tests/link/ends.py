@@ -8,10 +8,11 @@ from itertools import count
 from typing import Any
 
 from tunnel.link import wire
+from tunnel.link.channel import Route
 from tunnel.link.dialler import Dial, Dialler, HangUp
 from tunnel.link.listener import Listener
 from tunnel.link.outbound import Terms
-from tunnel.link.peer import Peer, Route
+from tunnel.link.peer import Peer
 from tunnel.link.wire import Kind, Lane
 
 

@@ -10,15 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tests.sim.ahead import Ahead
 from tests.sim.ledger import Broken, Ledger, Segment, Stream
 from tests.sim.world import NEVER, Conn, World
 from tunnel.limits import BATCH_BYTES
 from tunnel.link import peer as peers
 from tunnel.link import wire
+from tunnel.link.channel import Channel, Route
 from tunnel.link.dialler import Dial, Dialler, State
 from tunnel.link.listener import Listener
 from tunnel.link.outbound import Terms
-from tunnel.link.peer import Channel, Peer, Route
+from tunnel.link.peer import Peer
 from tunnel.link.wire import Kind, Lane
 
 peers.INLINE_BYTES = -1  # type: ignore[attr-defined]  # a simulated segment has no bytes to put beside a header
@@ -100,6 +102,8 @@ class Half:
         self.slow = world.random.choice((0.0, 0.3, 0.8))
         """How often a local socket is full after a run."""
         self._tick_at = NEVER
+        self.aheads = 0
+        """Batches that went ahead of their bookkeeping, in or out."""
 
     def __repr__(self) -> str:
         return f"<Half {self.side}{self.id}>"
@@ -154,14 +158,49 @@ class Half:
         outbound = channel.outbound
         if outbound is not None and outbound.has_room:
             pieces = self._pieces(self.streams[key])
-            parts = key[0].express(channel, pieces[0], self.now()) if len(pieces) == 1 else None
-            if parts is not None:
-                self.send_data(key[0], parts)
-            else:
-                outbound.put(pieces, self.now())
-                key[0].wake(channel)
-            self.settle()
+            if not self._leave_ahead(key[0], channel, pieces):
+                self._put(key[0], channel, pieces)
         self.world.after(random.choice((0.001, 0.01, 0.1, 0.5, 1.0)), self._write, key, channel)
+
+    def _put(self, peer: Peer, channel: Channel, pieces: list[Piece]) -> None:
+        parts = peer.express(channel, pieces[0], self.now()) if len(pieces) == 1 else None
+        if parts is not None:
+            self.send_data(peer, parts)
+        elif channel.outbound is not None:
+            channel.outbound.put(pieces, self.now())
+            peer.wake(channel)
+        self.settle()
+
+    def _leave_ahead(self, peer: Peer, channel: Channel, pieces: list[Piece]) -> bool:
+        ahead = peer.ahead
+        if not isinstance(ahead, Ahead) or ahead.channel is not channel or len(pieces) != 1:
+            return False
+        parts = ahead.leave(pieces[0])
+        if parts is not None:
+            self.aheads += 1
+            self.send_data(peer, parts)
+        return parts is not None
+
+    def _enter_ahead(self, peer: Peer, parts: Sequence[Any]) -> bool:
+        """Deliver what came on the data lane before anybody looks at it, if that was foreseen and there is room."""
+        ahead = peer.ahead
+        if not isinstance(ahead, Ahead):
+            return False
+        reads_at = self.reads_at.get((peer, ahead.channel.route.name), 0.0)
+        if not self.world.calm and (reads_at > self.world.now or self.world.chance(self.slow)):
+            return False
+        entered = ahead.enter(
+            parts, lambda run: self.ledger.deliver_run(run, self.id, self.world.now, self.world.worst_delay_s)
+        )
+        self.aheads += entered
+        return entered
+
+    def _arm(self) -> None:
+        """Everything is at rest: what comes next may go ahead."""
+        for peer in self.peers:
+            open_channels = [c for c in peer.channels.values() if c.refused is None and c.peer_number is not None]
+            if peer.is_open and peer.ahead is None and open_channels and self.world.chance(0.7):
+                Ahead(self, peer, self.world.random.choice(open_channels))
 
     def _pieces(self, stream: Stream) -> list[Piece]:
         random = self.world.random
@@ -239,6 +278,7 @@ class Half:
                         self._read(peer, channel)
         self.exchange()
         self.check()
+        self._arm()
         deadline = self.deadline()
         if deadline < self._tick_at:
             self._tick_at = deadline
@@ -270,6 +310,7 @@ class Half:
 
     def idle(self, peer: Peer) -> bool:
         """Nothing waits and nothing is under way on any route that both ends have."""
+        peer.catch_up()
         for channel in peer.channels.values():
             if channel.refused is not None:
                 continue
@@ -282,6 +323,10 @@ class Half:
         return True
 
     def send_data(self, peer: Peer, parts: Sequence[Any]) -> None:
+        raise NotImplementedError
+
+    def breach(self, peer: Peer, reason: str) -> None:
+        """The peer broke the protocol, found out too late to say so as an answer."""
         raise NotImplementedError
 
     def exchange(self) -> None:
@@ -356,14 +401,20 @@ class DialHalf(Half):
 
     def from_server(self, conn: Conn, parts: Sequence[Any]) -> None:
         if self.alive and self.conns.get(conn.lane) is conn:
+            if conn.lane is Lane.DATA and self._enter_ahead(self.peer, parts):
+                return
             session = self.peer.session
             self.dialler.receive(conn.lane, parts, self.now())
             self.evictions += session != self.peer.session
             self.settle()
 
-    def redial(self) -> None:
-        self.dialler.redial("the table has changed", self.now())
+    def redial(self, reason: str = "the table has changed") -> None:
+        self.dialler.redial(reason, self.now())
         self.settle()
+
+    def breach(self, peer: Peer, reason: str) -> None:
+        if self.alive:
+            self.redial(reason)
 
     def tick(self) -> None:
         self.dialler.tick(self.now())
@@ -397,6 +448,9 @@ class ListenHalf(Half):
 
     def from_client(self, conn: Conn, parts: Sequence[Any]) -> None:
         if self.alive:
+            for peer in self.peers:
+                if self.listener.conn(peer, Lane.DATA) is conn and self._enter_ahead(peer, parts):
+                    return
             self.listener.receive(conn, conn.side, parts, self.now())
             self.settle()
 
@@ -417,9 +471,13 @@ class ListenHalf(Half):
         if isinstance(conn, Conn) and not conn.send_down(parts):
             self.listener.lost(conn, "unreachable")
 
-    def redial(self, side: str) -> None:
-        self.listener.break_off(side, "reload", "the table has changed")
+    def redial(self, side: str, reason: str = "the table has changed") -> None:
+        self.listener.break_off(side, "reload", reason)
         self.settle()
+
+    def breach(self, peer: Peer, reason: str) -> None:
+        if self.alive:
+            self.redial(peer.side, reason)
 
     def tick(self) -> None:
         self.listener.tick(self.now())

@@ -160,6 +160,20 @@ def resend(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Outbound, "resume", onwards)
 
 
+def catching_up(patch: pytest.MonkeyPatch) -> None:
+    """A frame is taken before what went ahead of it is accounted for."""
+    receive = Peer.receive
+
+    def receive_first(self: Peer, lane: Lane, parts: Any, now: float) -> None:
+        ahead, self.ahead = self.ahead, None
+        try:
+            receive(self, lane, parts, now)
+        finally:
+            self.ahead = ahead
+
+    patch.setattr(Peer, "receive", receive_first)
+
+
 PROTECTIONS: Sequence[Take] = (
     sequence_check,
     open_step,
@@ -173,4 +187,5 @@ PROTECTIONS: Sequence[Take] = (
     counting_repeats,
     clock_offset,
     resend,
+    catching_up,
 )

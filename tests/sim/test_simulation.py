@@ -40,6 +40,7 @@ def test_the_simulation_meets_what_it_is_for() -> None:
             seen["resumes"] += half.dialler.resumes
             seen["redials"] += half.dialler.redials
             seen["evictions"] += half.evictions
+            seen["went ahead"] += half.aheads
         seen["late frames"] += run.listener.listener.counts["unbound"]
         seen["overtaken greetings"] += run.listener.listener.counts["refused_stale"]
         for stream in run.ledger.streams:
@@ -58,6 +59,7 @@ def test_the_simulation_meets_what_it_is_for() -> None:
             "evictions",
             "late frames",
             "overtaken greetings",
+            "went ahead",
         ),
         *("repeated", "died with their process", "expired beyond", "overflow", "expired", "link_cut", "peer_restart"),
         *(f"class {kind}" for kind in ("cuts", "restarts", "twins", "reload", "goodbye", "lossy")),

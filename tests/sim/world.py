@@ -71,6 +71,7 @@ class Conn:
     __slots__ = (
         "client",
         "client_open",
+        "copies_when_lossy",
         "delay_s",
         "down_at",
         "down_cut_at",
@@ -94,6 +95,8 @@ class Conn:
         self.server = server
         self.place = place
         self.delay_s = world.random.choice((0.0002, 0.002, 0.02, 0.1))
+        # one or the other: the loss of a batch and the repetition of one of equal length would cancel out
+        self.copies_when_lossy = world.random.choice((0, 2))
         self.made = self.client_open = self.server_open = False
         self.up_at = self.down_at = 0.0
         self.up_cut_at = self.down_cut_at = NEVER
@@ -141,7 +144,7 @@ class Conn:
 
     def _copies(self, parts: Sequence[Any]) -> int:
         if self.place.lossy and parts[0][0] == Kind.DATA and self.world.chance(self.place.lossy):
-            return self.world.random.choice((0, 2))
+            return self.copies_when_lossy
         return 1
 
     def _arrival(self, parts: Sequence[Any], last: float) -> float:

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import zmq
+
 from tunnel.config.plan import KeyPair, ListenPlan
 from tunnel.link.wire import Lane
-from tunnel.pump import Segment
+from tunnel.pump import Segment, Shortcut
 from tunnel.reactor import Reactor
 from tunnel.zap import Zap
 
@@ -41,6 +43,13 @@ class Dialled(Protocol):
     def send(self, lane: Lane, parts: Sequence[Segment]) -> bool:
         """Hand one frame over, before `up` too. False: the lane is dead, `lost` comes or came."""
 
+    def way(self, shortcut: Shortcut) -> zmq.Socket[bytes] | None:
+        """The 0MQ socket of the data lane, for small batches that are not handed over (tunnel/ahead.py); what comes by
+        it is offered to `shortcut` first. None: this carrier has none."""
+
+    def look(self) -> None:
+        """Something was sent by that socket, which may have taken the edge of what came."""
+
     def close(self, linger_s: float = 0.0) -> None:
         """Close both lanes; what was handed over gets at most `linger_s` to leave."""
 
@@ -57,6 +66,12 @@ class Listener(Protocol):
 
     def send(self, conn: bytes, parts: Sequence[Segment]) -> bool:
         """Hand one frame over. False: that connection is dead."""
+
+    def way(self, shortcut: Shortcut) -> zmq.Socket[bytes] | None:
+        """As Dialled.way, for all connections; the last one offered is the one that counts."""
+
+    def look(self) -> None:
+        """As Dialled.look."""
 
     def close(self, linger_s: float = 0.0) -> None:
         """Close the port and every connection; what was handed over gets at most `linger_s` to leave."""

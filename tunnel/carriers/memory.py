@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from tunnel.carriers.base import DialEvents, Lane, ListenEvents, Who
 from tunnel.config.plan import KeyPair, ListenPlan
-from tunnel.pump import Segment
+from tunnel.pump import Segment, Shortcut
 from tunnel.reactor import Reactor
 from tunnel.zap import Zap
 
@@ -90,6 +90,12 @@ class MemoryDialled:
     def send(self, lane: Lane, parts: Sequence[Segment]) -> bool:
         return self._lanes[lane].send_up(parts)
 
+    def way(self, shortcut: Shortcut) -> None:
+        return None
+
+    def look(self) -> None:
+        pass
+
     def close(self, linger_s: float = 0.0) -> None:
         for lane in self._lanes.values():
             lane.close(linger_s)
@@ -119,6 +125,12 @@ class MemoryListener:
     def send(self, conn: bytes, parts: Sequence[Segment]) -> bool:
         lane = self.lanes.get(conn)
         return lane is not None and lane.send_down(parts)
+
+    def way(self, shortcut: Shortcut) -> None:
+        return None
+
+    def look(self) -> None:
+        pass
 
     def close(self, linger_s: float = 0.0) -> None:
         if self.closed:

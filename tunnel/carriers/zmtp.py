@@ -29,7 +29,7 @@ from tunnel.limits import (
     LISTEN_UNACKED_S,
 )
 from tunnel.monitor import Monitor, MonitorEvent
-from tunnel.pump import SENT, Segment, recv, send
+from tunnel.pump import SENT, Segment, Shortcut, recv, send
 from tunnel.reactor import LINK_AFFINITY, Reactor
 from tunnel.zap import Gate, Zap
 
@@ -65,6 +65,12 @@ class ZmtpDialled:
     def send(self, lane: Lane, parts: Sequence[Segment]) -> bool:
         return self._lanes[lane].send(parts)
 
+    def way(self, shortcut: Shortcut) -> zmq.Socket[bytes] | None:
+        return self._lanes[Lane.DATA].way(shortcut)
+
+    def look(self) -> None:
+        self._lanes[Lane.DATA].look()
+
     def close(self, linger_s: float = 0.0) -> None:
         for lane in self._lanes.values():
             lane.close(linger_s)
@@ -81,6 +87,7 @@ class _DialledLane:
         self._state = "connecting"
         self._closed = False
         self._reason = ""
+        self._shortcut: Shortcut | None = None
         self._socket = reactor.context.socket(zmq.DEALER)
         _set_link_options(self._socket)
         self._socket.setsockopt(zmq.ROUTING_ID, _fresh_routing_id())
@@ -104,6 +111,18 @@ class _DialledLane:
         self._watch.poke()
         return sent
 
+    def way(self, shortcut: Shortcut) -> zmq.Socket[bytes] | None:
+        if self._closed:
+            return None
+        if self._shortcut is not None and self._shortcut is not shortcut:
+            self._shortcut.disarm()
+        self._shortcut = shortcut
+        return self._socket
+
+    def look(self) -> None:
+        if not self._closed:
+            self._watch.poke()
+
     def close(self, linger_s: float = 0.0) -> None:
         if self._closed:
             return
@@ -118,7 +137,7 @@ class _DialledLane:
 
     def _take_frame(self) -> bool:
         """Receive one frame and pass it on. False: none is there, or the lane was closed over it."""
-        message = recv(self._socket)
+        message = recv(self._socket, False, self._shortcut)
         if message is None:
             return False
         if message.overlong:
@@ -209,6 +228,7 @@ class ZmtpListener:
         self._state = "retrying"
         self._reason = ""
         self._dropped = 0
+        self._shortcut: Shortcut | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._domain = f"link:{plan.address}"
         self._gate = Gate(plan.allow, who=who, on_admitted=self._on_admitted)
@@ -230,6 +250,18 @@ class ZmtpListener:
         sent = send(self._socket, (conn, *parts)) == SENT
         self._watch.poke()
         return sent
+
+    def way(self, shortcut: Shortcut) -> zmq.Socket[bytes] | None:
+        if self._state == "closed":
+            return None
+        if self._shortcut is not None and self._shortcut is not shortcut:
+            self._shortcut.disarm()
+        self._shortcut = shortcut
+        return self._socket
+
+    def look(self) -> None:
+        if self._state != "closed":
+            self._watch.poke()
 
     def close(self, linger_s: float = 0.0) -> None:
         if self._state == "closed":
@@ -304,7 +336,7 @@ class ZmtpListener:
 
     def _on_ready(self, _ready: int) -> bool:
         for _ in range(_FRAMES_A_TURN):
-            message = recv(self._socket, router=True)
+            message = recv(self._socket, True, self._shortcut)
             if message is None:
                 return True
             if message.overlong or not message.user_id:

@@ -74,6 +74,11 @@ class Inbound:
     def __repr__(self) -> str:
         return f"<Inbound {self.name} received={self.received} delivered={self.delivered} held={self.held_bytes}>"
 
+    @property
+    def is_clear(self) -> bool:
+        """All that came was handed on."""
+        return not self.held_bytes and not self.runs and self.delivered == self.received
+
     def accept(self, header: Data, segments: Sequence[Segment], size: int, born: float) -> bool:
         """Take a batch. False: it is old news. RemoteProtocolError when numbers or sizes are not as agreed."""
         if header.seq <= self.received:

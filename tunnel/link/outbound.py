@@ -185,6 +185,12 @@ class Outbound:
         may_fly = self.terms.overflow == "block" or self.flight_bytes < self.window_bytes // 2
         return not self.queue and self.cursor == self.next_seq and may_fly
 
+    @property
+    def room_bytes(self) -> int:
+        """What may fly besides what does."""
+        most = self.window_bytes if self.terms.overflow == "block" else self.window_bytes // 2
+        return most - self.flight_bytes
+
     # --- lane side ---------------------------------------------------------------------------------------------------
 
     def next_size(self, now: float, batch_bytes: int = BATCH_BYTES) -> int | None:

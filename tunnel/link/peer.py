@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tunnel.errors import RemoteProtocolError
+from tunnel.errors import LocalMisuseError, RemoteProtocolError
 from tunnel.limits import ACK_BYTES, ACK_DELAY_S, CLOCK_WINDOW_S, INLINE_BYTES, SILENCE_S
 from tunnel.link import wire
+from tunnel.link.channel import Ahead, Channel, Foresight, Route
 from tunnel.link.hello import Announced, Hello, Numbers, disagreement
 from tunnel.link.inbound import Inbound
 from tunnel.link.lane import Clock, Credit, Pulse
-from tunnel.link.outbound import Batch, Compact, Outbound, Piece, Terms
+from tunnel.link.outbound import Batch, Compact, Outbound, Piece
 from tunnel.link.schedule import Schedule
 from tunnel.link.subscriptions import Granted, Wanted
 from tunnel.link.wire import Ack, Data, Kind, Lane
@@ -28,55 +28,6 @@ if TYPE_CHECKING:
     from tunnel.link.wire import Parts, Segment
 
 FOREVER = float("inf")
-NOT_MET = "the two ends have not met yet"
-"""Why a route that was never announced to the peer carries nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """What the link needs to know of a route at this side. `sends`/`takes`: which directions it has."""
-
-    name: str
-    pattern: str
-    from_sides: tuple[str, ...]
-    to_sides: tuple[str, ...]
-    delivery: str
-    terms: Terms
-    max_message_bytes: int
-    sends: bool
-    takes: bool
-    wants: bool = False
-    """This half has the subscribers: it sends a topic set."""
-    grants: bool = False
-    """This half has the publishers: it gets a topic set."""
-    standing: tuple[bytes, ...] = ()
-    keep_on_restart: bool = True
-    """What an ended session of the peer sent is still handed on (not so for requests: nobody waits for the answer)."""
-
-
-@dataclass(slots=True, eq=False)
-class Channel:
-    """One route towards one peer."""
-
-    route: Route
-    number: int
-    outbound: Outbound | None
-    inbound: Inbound | None
-    wanted: Wanted | None
-    granted: Granted | None
-    topic_changes: list[tuple[bool, bytes]] = field(default_factory=list)
-    """Changes to `granted` that the owner has not applied yet."""
-    topic_ack: tuple[int, int] | None = None
-    """(the peer's number, generation) to confirm once they are applied."""
-    peer_number: int | None = None
-    met_number: int = 0
-    """The peer's channel that our numbers speak of, also while the route is refused; 0 before they met."""
-    refused: str | None = NOT_MET
-    max_message_bytes: int = 0
-    remote_peers: int = 0
-    """Applications connected at the other end."""
-    owner: Any = None
-    """Whatever the owner wants to find here when the channel is in `arrived` or `freed`."""
 
 
 class Peer:
@@ -114,6 +65,8 @@ class Peer:
         self._owed_channels: dict[int, Inbound] = {}
         self.ack_at = FOREVER
         """When an acknowledgement must go at the latest: the one deadline that comes nearer while a link is open."""
+        self.ahead: Ahead | None = None
+        """Whoever was told by `foresee` what may go ahead; the first call of anything here has it catch up."""
         self._peer_counts: dict[int, int] = {}
         self._on_control: dict[Kind, Callable[[Lane, Sequence[Segment], float], None]] = {
             Kind.ACK: self._on_ack,
@@ -148,6 +101,7 @@ class Peer:
 
     def remove(self, name: str) -> None:
         """A route is gone from this side's table; what it held is forgotten. Redial after this."""
+        self.catch_up()
         channel = self.channels.pop(name)
         del self._by_number[channel.number]
         self._peer_counts.pop(channel.number, None)
@@ -158,6 +112,7 @@ class Peer:
 
     def announce(self) -> tuple[Announced, ...]:
         """Every route of this side, with what it has of the peer's present session."""
+        self.catch_up()
         return tuple(
             Announced(
                 name=channel.route.name,
@@ -175,6 +130,7 @@ class Peer:
         )
 
     def numbers(self) -> dict[str, Numbers]:
+        self.catch_up()
         return {name: self._numbers_of(channel) for name, channel in self.channels.items()}
 
     @staticmethod
@@ -189,6 +145,7 @@ class Peer:
 
         `heard_at`: when the greeting came, if that was earlier; its clock is worth most then.
         """
+        self.catch_up()
         self.is_open = False
         if not resume:
             for channel in self.channels.values():
@@ -241,6 +198,7 @@ class Peer:
 
     def open(self, numbers: Mapping[str, Numbers], now: float) -> None:
         """The peer has switched over and has this much: replay what it lacks, then go on."""
+        self.catch_up()
         for name, channel in self.channels.items():
             if channel.outbound and channel.refused is None:
                 channel.outbound.resume(*numbers.get(name, (0, 0)))
@@ -261,12 +219,14 @@ class Peer:
 
     def renew(self, session: bytes) -> None:
         """Another process has taken our place at the peer: what we were is forgotten there, so begin as a new one."""
+        self.catch_up()
         self.session, self.peer_session = session, b""
         for channel in self.channels.values():
             self._restart(channel)
 
     def closed(self) -> None:
         """The connection is gone; everything else stays, but the fragments of `live` messages that were cut in two."""
+        self.catch_up()
         self.is_open = False
         self._outbox.clear()
         self.ack_at = FOREVER
@@ -280,11 +240,13 @@ class Peer:
 
     def wake(self, channel: Channel) -> None:
         """Something was put into this channel's outbound."""
+        self.catch_up()
         if channel.outbound and channel.refused is None:
             self._schedule.wake(channel.outbound)
 
     def delivered(self, channel: Channel, size: int, now: float) -> None:
         """The channel's inbound has handed on a run of this size; the peer hears in time to keep its window open."""
+        self.catch_up()
         inbound = channel.inbound
         if inbound is None or channel.peer_number is None:
             return
@@ -316,6 +278,7 @@ class Peer:
 
     def sweep(self, now: float) -> None:
         """Let every channel drop what has grown too old, link or no link."""
+        self.catch_up()
         for channel in self.channels.values():
             if channel.outbound and channel.outbound.terms.max_age_s is not None:
                 before = channel.outbound.queue_bytes
@@ -326,6 +289,7 @@ class Peer:
     @property
     def drained(self) -> bool:
         """Nothing of ours is under way or waits."""
+        self.catch_up()
         waiting = any(c.outbound and c.outbound.unacked_bytes for c in self.channels.values() if c.refused is None)
         return not waiting and not self._owed_channels and not self._outbox
 
@@ -333,6 +297,7 @@ class Peer:
 
     def transmit(self, now: float) -> list[tuple[Lane, Parts]]:
         """Everything that may go now, in order."""
+        self.catch_up()
         if not self.is_open:
             return []
         out, self._outbox = self._outbox, []
@@ -357,14 +322,18 @@ class Peer:
 
         It overtakes nothing: this channel is clear, no other waits, and the lane has room.
         """
-        outbound = channel.outbound
-        if outbound is None or not self.is_open or channel.refused is not None or piece.more:
-            return None
-        if not (self._schedule.idle and outbound.is_clear and self.credit.has_room()):
-            return None
-        if piece.size > self.credit.batch_bytes:
+        self.catch_up()
+        outbound = self._clear_outbound(channel)
+        if outbound is None or piece.more or piece.size > self.credit.batch_bytes:
             return None
         return self._wrap(outbound, outbound.take_at_once(piece, now), now)
+
+    def _clear_outbound(self, channel: Channel) -> Outbound | None:
+        """Where a batch may enter the lane without waiting."""
+        outbound = channel.outbound
+        if outbound is None or not self.is_open or channel.refused is not None:
+            return None
+        return outbound if self._schedule.idle and outbound.is_clear and self.credit.has_room() else None
 
     def _data(self, outbound: Outbound, now: float) -> Parts:
         return self._wrap(outbound, outbound.take(now), now)
@@ -404,6 +373,42 @@ class Peer:
         """The lanes on which a ping was answered, or that were opened, since then."""
         return [lane for lane in Lane if self.is_open and self._pulses[lane].answered_at >= then]
 
+    # --- ahead of the bookkeeping ------------------------------------------------------------------------------------
+
+    def catch_up(self) -> None:
+        """Account for what went ahead, before anything else happens."""
+        ahead, self.ahead = self.ahead, None
+        if ahead is not None:
+            ahead.catch_up()
+
+    def foresee(self, channel: Channel) -> Foresight | None:
+        """What may go at once on this channel, each way, if it is the next thing that happens: small whole batches.
+
+        Who uses it puts itself into `ahead`, notes what goes, and accounts for it, in order, when told to catch up.
+        """
+        if self.ahead is not None or not self.is_open or channel.refused is not None or channel.peer_number is None:
+            return None
+        inbound, outbound = channel.inbound, self._clear_outbound(channel)
+        departs = enters = None
+        if inbound is not None and inbound.is_clear and self._clock.offset is not None:
+            enters = channel.peer_number, inbound.received + 1, int(self._clock.offset * 1e6)
+        owes = channel.peer_number in self._owed_channels
+        owes_others = len(self._owed_channels) > int(owes)
+        if outbound is not None and not owes_others and (enters is not None or not owes):
+            room = min(outbound.room_bytes, self.credit.credit_bytes - self.credit.outstanding)
+            departs = outbound.channel, outbound.next_seq, room
+        return Foresight(departs, enters, (self._lane_received, self.ack_at, owes))
+
+    def departed(self, channel: Channel, piece: Piece, seq: int, header_bytes: int, at: float) -> None:
+        """This batch went ahead, with an acknowledgement if one was owed."""
+        outbound = channel.outbound
+        if outbound is None or outbound.next_seq != seq:
+            raise LocalMisuseError(f"batch {seq} went ahead of {outbound!r}")
+        outbound.take_at_once(piece, at)
+        self.credit.add(header_bytes + piece.size, at)
+        if self.ack_at is not FOREVER:
+            self._ack()
+
     # --- time --------------------------------------------------------------------------------------------------------
 
     def deadline(self) -> float:
@@ -411,7 +416,8 @@ class Peer:
         if not self.is_open:
             return FOREVER
         control, data = self._pulses
-        return min(control.deadline(), data.deadline(), self.ack_at, self.credit.stall_at())
+        ack_at = self.ack_at if self.ahead is None else FOREVER  # who goes ahead knows better
+        return min(control.deadline(), data.deadline(), ack_at, self.credit.stall_at())
 
     def tick(self, now: float) -> str | None:
         """Ping what is idle. A sentence when the link is dead: redial both lanes."""
@@ -431,6 +437,7 @@ class Peer:
 
     def receive(self, lane: Lane, parts: Sequence[Segment], now: float) -> None:
         """A message of an agreed connection. RemoteProtocolError: tell the peer and drop the connection."""
+        self.catch_up()
         self._pulses[lane].heard(now)
         kind = wire.kind_of(parts)
         if lane is Lane.DATA and kind is Kind.DATA:
@@ -467,7 +474,8 @@ class Peer:
         for number, delivered in ack.delivered:
             channel = self._by_number.get(number)
             if channel is not None and channel.outbound and channel.outbound.acknowledge(delivered):
-                self.freed.append(channel)
+                if channel not in self.freed:
+                    self.freed.append(channel)
                 if channel.outbound.queue:
                     self._schedule.wake(channel.outbound)
 

@@ -61,6 +61,8 @@ class LocalEnd:
         self._reopening: asyncio.Task[None] | None = None
         self._generation: _Generation | None = None
         self._closed = False
+        self.on_doubt: Callable[[], None] = lambda: None
+        """Called when whether the end may send has perhaps changed."""
         self._may_send: bool | None = None
         """Known until the next event, for it is asked before every feed."""
         self.reopened = 0
@@ -163,6 +165,7 @@ class LocalEnd:
     def forget_sending(self) -> None:
         """Something happened: find out anew whether the end may send."""
         self._may_send = None
+        self.on_doubt()
 
     def on_bound(self) -> None:
         """An endpoint has bound the socket of now (and will be waited for at its close)."""

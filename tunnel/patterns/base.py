@@ -17,8 +17,9 @@ import zmq
 from tunnel import pump
 from tunnel.errors import RemoteProtocolError
 from tunnel.limits import FEED_PATIENCE_US
+from tunnel.link.channel import Channel
 from tunnel.link.inbound import Run
-from tunnel.link.peer import Channel, Peer
+from tunnel.link.peer import Peer
 from tunnel.patterns.marks import Marks
 from tunnel.reactor import POLLIN, POLLOUT
 
@@ -66,6 +67,8 @@ class Port:
 
     peer: Peer
     channel: Channel
+    shortcut: pump.Shortcut | None = None
+    """Takes small batches past all of this (tunnel/ahead.py)."""
 
     @property
     def met(self) -> bool:
@@ -100,6 +103,8 @@ class Tally:
     bytes_in: int = 0
     messages_out: int = 0
     bytes_out: int = 0
+    ahead: int = 0
+    """Batches that took the shortcut, in or out."""
 
 
 class Pattern:
@@ -146,7 +151,10 @@ class Pattern:
             self._blocked = False
             self.push()
         if events & POLLIN:
-            emptied = self.read()
+            took = self.read()
+            if took is None and events == POLLIN:
+                return True
+            emptied = took is not False
         self.hub.settle()
         self.want()
         return emptied
@@ -154,9 +162,16 @@ class Pattern:
     def on_opened(self) -> None:
         """The local socket is there for the first time."""
 
+    def disarm(self) -> None:
+        """No shortcut for now: something about the local socket has changed, or waits for it."""
+        for port in self.ports:
+            if port.shortcut is not None:
+                port.shortcut.disarm()
+
     def on_reopened(self) -> None:
         """The local socket is a new one."""
         self.marks.forget()
+        self.disarm()
         self._blocked = False
         self.push()
         self.want()
@@ -196,8 +211,8 @@ class Pattern:
     def wants_to_read(self) -> bool:
         return bool(self.ports) and all(port.has_room() for port in self.ports)
 
-    def read(self) -> bool:
-        """One batch from the local socket. True: it has no more."""
+    def read(self) -> bool | None:
+        """One batch from the local socket. True: it has no more. None: likewise, and the batch took the shortcut."""
         raise NotImplementedError
 
     def max_message_bytes(self) -> int:
@@ -247,6 +262,7 @@ class Pattern:
             run = port.channel.inbound.runs[0]  # type: ignore[union-attr]
             if not self.end.may_send or not self._push_run(port, run):
                 self._blocked = True
+                self.disarm()
                 return
             self._turn.rotate(-1)
         self.hub.call_later(0, self._push_on)
@@ -272,18 +288,12 @@ class Pattern:
             self.dropped["expired"] += max(0, run.messages - run.fed)
             self._finish(port, run, now)
             return True
-        start, passed = run.position, run.fed
+        passed = run.fed
         if self.marks.exit_open:
             self.marks.leaving(self.socket, run.size, run.messages)
         fed = self.feed(port, run)
         self.patience_us = FEED_PATIENCE_US if fed.messages else 0
-        self.tally.messages_out += fed.messages
-        self.tally.bytes_out += fed.position - run.position
-        self.dropped["unreachable"] += fed.unreachable
-        run.fed += fed.messages + fed.unreachable
-        run.position = fed.position
-        if self.tap is not None:
-            self.tap.left(port.peer.side, run.segments, start, fed.messages, run.fed - passed)
+        self._count_out(port, run, fed, passed)
         self.end.watch.poke()
         if fed.status is pump.BAD:
             self.hub.breach(port.peer, RemoteProtocolError("batch", f"{self.plan.name}: a batch is malformed"))
@@ -295,9 +305,56 @@ class Pattern:
             return True
         return self.on_full(port, run, fed)
 
+    def _count_out(self, port: Port, run: Run, fed: Fed, passed: int) -> None:
+        """Of this run `passed` messages had been dealt with before, and now so many more."""
+        start = run.position
+        self.tally.messages_out += fed.messages
+        self.tally.bytes_out += fed.position - run.position
+        if fed.unreachable:
+            self.dropped["unreachable"] += fed.unreachable
+        run.fed += fed.messages + fed.unreachable
+        run.position = fed.position
+        if self.tap is not None:
+            self.tap.left(port.peer.side, run.segments, start, fed.messages, run.fed - passed)
+
     def feed(self, port: Port, run: Run) -> Fed:
         """Hand messages of the run to the local socket."""
-        return pump.feed(self.socket, run.segments, run.position, None, 0, self.patience_us)
+        return pump.feed(self.socket, run.segments, run.position, self.prefix(port), 0, self.patience_us)
+
+    def prefix(self, port: Port) -> bytes | None:
+        """The frame that goes before each message of this port."""
+        return None
+
+    # --- what took the shortcut --------------------------------------------------------------------------------------
+
+    def may_leave_ahead(self) -> bool:
+        """May small batches go to the link as soon as they are read, as far as this half of the route is concerned?"""
+        return self.end.has_socket and not self.marks.entry_open
+
+    def may_enter_ahead(self) -> bool:
+        """May small batches be fed as soon as they come, as far as this half of the route is concerned?"""
+        return self.end.has_socket and self.end.may_send and not self._blocked and not self.marks.exit_open
+
+    def left(self, port: Port, piece: pump.Piece) -> None:
+        """This was read, and sent to the link."""
+        self.tally.ahead += 1
+        self.tally.messages_in += piece.messages
+        self.tally.bytes_in += piece.size
+        if self.tap is not None:
+            self.tap.entered(port.peer.side, pump.Drained([piece]))
+
+    def entered(self, port: Port, fed: Fed, at: float) -> bool:
+        """The only run of this port was fed so far. True: to its end, and it is gone."""
+        inbound = port.channel.inbound
+        if inbound is None:
+            return False
+        self.tally.ahead += 1
+        run = inbound.runs[0]
+        self._count_out(port, run, fed, run.fed)
+        if fed.status is pump.DONE:
+            inbound.done(run)
+            port.peer.delivered(port.channel, run.size, at)
+        return fed.status is pump.DONE
 
     def on_full(self, port: Port, run: Run, fed: Fed) -> bool:
         """The socket said EAGAIN (or a limit was met). True: go on with other work; False: wait for the socket."""

@@ -15,13 +15,15 @@ class PipelineFrom(Pattern):
     def wants_to_read(self) -> bool:
         return bool(takers(self.ports))
 
-    def read(self) -> bool:
+    def read(self) -> bool | None:
         able = takers(self.ports)
         if not able:
             return False
         now = self.hub.now()
         if len(able) == 1:
-            drained = pump.drain(self.socket, self.max_message_bytes())
+            drained = pump.drain(self.socket, self.max_message_bytes(), False, able[0].shortcut)
+            if drained is None:
+                return None
             self.take_in(able[0], drained, now)
             return drained.emptied
         self._next += 1

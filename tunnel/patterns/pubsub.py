@@ -170,6 +170,10 @@ class PubsubTo(Pattern):
         if self._blocked:
             self._again()
 
+    def may_enter_ahead(self) -> bool:
+        """Who stands still is noticed while feeding."""
+        return False
+
     def feed(self, port: Port, run: Run) -> Fed:
         if self._lossy_until is not None and self.hub.now() >= self._lossy_until:
             self._lossy(False)

@@ -39,13 +39,15 @@ class ReqrepFrom(Pattern):
     def wants_to_read(self) -> bool:
         return bool(takers(self.ports))
 
-    def read(self) -> bool:
+    def read(self) -> bool | None:
         able = takers(self.ports)
         if not able:
             return False
         now = self.hub.now()
         if len(able) == 1:
-            drained = pump.drain(self.socket, self.max_message_bytes(), True)
+            drained = pump.drain(self.socket, self.max_message_bytes(), True, able[0].shortcut)
+            if drained is None:
+                return None
             self.take_in(able[0], drained, now)
             return drained.emptied
         self._next += 1
@@ -54,6 +56,9 @@ class ReqrepFrom(Pattern):
         for port, share in zip(able[first:] + able[:first], shares, strict=True):
             self.take_in(port, share, now)
         return False
+
+    def may_enter_ahead(self) -> bool:
+        return not self._parked and super().may_enter_ahead()
 
     def feed(self, port: Port, run: Run) -> Fed:
         if self._parked:
@@ -97,6 +102,7 @@ class ReqrepFrom(Pattern):
         return True
 
     def _park(self, client: bytes, message: tuple[Segment, ...], size: int) -> None:
+        self.disarm()
         parked = self._parked.get(client)
         if parked is None:
             if len(self._parked) >= PARKED_CLIENTS:
@@ -145,14 +151,18 @@ class ReqrepTo(Pattern):
         linked = [port for port in self.ports if port.linked]
         return all(port.has_room() for port in linked) if len(self.ports) > 1 else self.ports[0].has_room()
 
-    def feed(self, port: Port, run: Run) -> Fed:
-        tag = port.peer.peer_session[:TAG_BYTES]
-        return pump.feed(self.socket, run.segments, run.position, tag, 0, self.patience_us)
+    def prefix(self, port: Port) -> bytes:
+        """The tag."""
+        return port.peer.peer_session[:TAG_BYTES]
 
-    def read(self) -> bool:
+    def read(self) -> bool | None:
         now = self.hub.now()
         by_tag = {port.peer.peer_session[:TAG_BYTES]: port for port in self.ports if port.peer.peer_session}
-        tagged = pump.drain_tagged(self.socket, self.max_message_bytes())
+        only = self.ports[0]
+        shortcut = only.shortcut if len(self.ports) == 1 else None
+        tagged = pump.drain_tagged(self.socket, self.max_message_bytes(), shortcut, self.prefix(only))
+        if tagged is None:
+            return None
         self.dropped["untagged"] += tagged.untagged
         for tag, drained in tagged:
             port = by_tag.get(tag)

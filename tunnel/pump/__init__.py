@@ -14,6 +14,8 @@ segments of all its fragments in a row are a run again.
 `Topics`, `split`                         who subscribed to what, and a run sorted by it.
 `events`                                  ZMQ_EVENTS, quicker than pyzmq tells it.
 `send`, `recv`                            one message of a link socket.
+`Shortcut`                                small batches between the two, ahead of their bookkeeping: given to `drain`
+                                          and `recv`, it may take what they received.
 
 Errors of libzmq other than EAGAIN, EINTR and EHOSTUNREACH are raised as zmq.ZMQError (what came before is returned
 first), a malformed run as RunError (`feed` answers BAD). `COMPILED` says whether this is the Cython module or
@@ -64,6 +66,7 @@ else:
 if COMPILED:
     from tunnel.pump._pump import (
         Chunk,
+        Shortcut,
         Topics,
         cut,
         drain,
@@ -78,8 +81,9 @@ if COMPILED:
         split,
     )
 else:
-    from tunnel.pump.twin import (  # type: ignore[assignment]
+    from tunnel.pump.twin import (  # type: ignore[assignment,no-redef]
         Chunk,
+        Shortcut,
         Topics,
         cut,
         drain,
@@ -113,6 +117,7 @@ __all__ = [
     "RunError",
     "Segment",
     "Segments",
+    "Shortcut",
     "Split",
     "Status",
     "Tagged",

@@ -6,6 +6,7 @@
     runs.pxi      reading a run, and gathering ranges of it into pieces
     drain.pxi     drain, drain_shares, drain_tagged, with intake.pxi for what they share
     feed.pxi      feed, send, recv
+    shortcut.pxi  Shortcut: small batches ahead of their bookkeeping
     sorting.pxi   cut, first_frame, keep_latest, split, with topics.pxi for Topics
 
 What a peer sent is read through `Cursor`, which checks every length before it is used. The GIL is released in the loops
@@ -18,7 +19,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.errno cimport EAGAIN, EHOSTUNREACH, EINTR
 from libc.limits cimport INT_MAX
 from libc.stdlib cimport abort, calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memmove
+from libc.string cimport memcmp, memcpy, memmove, strcmp
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import zmq as _zmq
@@ -29,6 +30,9 @@ from tunnel.pump import libzmq as _libzmq
 
 cdef size_t BATCH = _limits.BATCH_BYTES
 cdef size_t REFERENCE = _limits.REFERENCE_BYTES
+cdef size_t INLINE = _limits.INLINE_BYTES
+cdef size_t COST = _limits.BATCH_COST_BYTES
+cdef Py_ssize_t JOURNAL = _limits.JOURNAL
 cdef size_t FRAMES = _limits.MESSAGE_FRAMES
 cdef size_t PARTS = _limits.LINK_PARTS
 cdef size_t TAG_CHANGES = _base.TAG_CHANGES
@@ -47,6 +51,8 @@ cdef enum:
 include "libzmq.pxi"
 include "chunk.pxi"
 include "runs.pxi"
-include "drain.pxi"
+include "intake.pxi"
 include "feed.pxi"
+include "shortcut.pxi"
+include "drain.pxi"
 include "sorting.pxi"

@@ -1,10 +1,8 @@
 # drain, drain_shares, drain_tagged: socket → pieces.
 
-include "intake.pxi"
 
-
-def drain(socket, max_message, bint skip_probe=False):
-    """Receive whole messages until EAGAIN or a batch is full. See the package's docstring."""
+def drain(socket, max_message, bint skip_probe=False, Shortcut shortcut=None):
+    """Receive whole messages until EAGAIN or a batch is full; None: the shortcut took them. See the package's docstring."""
     cdef void *handle = handle_of(socket)
     cdef Intake taken = intake(max_message, skip_probe, False)
     cdef size_t start, too_large = 0, probes = 0
@@ -31,6 +29,9 @@ def drain(socket, max_message, bint skip_probe=False):
         if taken.size == 0 and not too_large and not probes and rc != NOTHING:
             raise failure(rc - FAILED)
         taken.settle_extents()
+        if shortcut is not None and shortcut.leaves and rc == NOTHING and not too_large and not probes:
+            if shortcut.go(taken, &pile):
+                return None
         drained = _base.Drained(pieces_of(&pile, taken.extents, taken.size), too_large, probes)
         drained.emptied = rc == NOTHING
         return drained
@@ -82,8 +83,11 @@ def drain_shares(socket, max_message, int n):
         give_back(taken)
 
 
-def drain_tagged(socket, max_message):
-    """Like `drain`; the first frame of each message is taken off and says to which (tag, Drained) it belongs."""
+def drain_tagged(socket, max_message, Shortcut shortcut=None, bytes tag=b""):
+    """Like `drain`; the first frame of each message is taken off and says to which (tag, Drained) it belongs.
+
+    None: all was under `tag`, and the shortcut took it.
+    """
     cdef void *handle = handle_of(socket)
     cdef Intake taken = intake(max_message, False, True)
     cdef object tagged = _base.Tagged()
@@ -116,6 +120,9 @@ def drain_tagged(socket, max_message):
         if not tags and not tagged.untagged and rc >= FAILED:
             raise failure(rc - FAILED)
         taken.settle_extents()
+        if shortcut is not None and shortcut.leaves and rc == NOTHING and not tagged.untagged:
+            if len(tags) == 1 and tags[0] == tag and not too_large[0] and shortcut.go(taken, piles):
+                return None
         for i in range(<size_t>len(tags)):
             pieces = pieces_of(&piles[i], taken.extents, taken.size)
             tagged.append((tags[i], _base.Drained(pieces, too_large[i])))

@@ -196,11 +196,11 @@ def send(socket, parts):
     return _base.SENT
 
 
-def recv(socket, bint router=False):
-    """Receive one multipart message, or None. See the package's docstring."""
+def recv(socket, bint router=False, Shortcut shortcut=None):
+    """Receive one multipart message that the shortcut does not take, or None. See the package's docstring."""
     cdef void *handle = handle_of(socket)
     cdef zmq_msg_t message
-    cdef const char *user
+    cdef const char *user = NULL
     cdef bytes routing_id = b""
     cdef str user_id = ""
     cdef list parts = []
@@ -225,6 +225,13 @@ def recv(socket, bint router=False):
                     user_id = (<bytes>user).decode("utf-8", "replace")
                 if router:
                     routing_id = PyBytes_FromStringAndSize(<char *>zmq_msg_data(&message), zmq_msg_size(&message))
+                    continue
+            if shortcut is not None and shortcut.enters and shortcut.is_from(routing_id, user):
+                if more or parts:
+                    shortcut.disarm()
+                elif shortcut.feed(<const unsigned char *>zmq_msg_data(&message), zmq_msg_size(&message)):
+                    frames = 0
+                    more = True
                     continue
             if <size_t>len(parts) < PARTS:
                 parts.append(received(&message))

@@ -23,6 +23,7 @@ cdef size_t (*zmq_msg_size)(const zmq_msg_t *message) noexcept nogil
 cdef enum:
     ZMQ_DONTWAIT = 1
     ZMQ_SNDMORE = 2
+    ZMQ_POLLIN = 1
     ZMQ_POLLOUT = 2
     ZMQ_FD = 14
     ZMQ_EVENTS = 15

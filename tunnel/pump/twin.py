@@ -29,6 +29,7 @@ from tunnel.pump.base import (
     Tagged,
 )
 from tunnel.pump.twin_runs import Pile, Reader, cut, first_frame, keep_latest
+from tunnel.pump.twin_shortcut import Shortcut
 from tunnel.pump.twin_topics import Topics, split
 
 Chunk = memoryview
@@ -36,6 +37,7 @@ Part = bytes | memoryview
 
 __all__ = [
     "Chunk",
+    "Shortcut",
     "Topics",
     "cut",
     "drain",
@@ -99,8 +101,10 @@ def events(socket: zmq.Socket[bytes]) -> int:
     return int(socket.getsockopt(zmq.EVENTS))
 
 
-def drain(socket: zmq.Socket[bytes], max_message: int, skip_probe: bool = False) -> Drained:
-    """Receive whole messages until EAGAIN or a batch is full. See the package's docstring."""
+def drain(
+    socket: zmq.Socket[bytes], max_message: int, skip_probe: bool = False, shortcut: Shortcut | None = None
+) -> Drained | None:
+    """Receive whole messages until EAGAIN or a batch is full; None: the shortcut took them. See the package."""
     intake, pile, probes = _Intake(socket, max_message), Pile(), 0
     emptied = False
     while not intake.full():
@@ -114,6 +118,8 @@ def drain(socket: zmq.Socket[bytes], max_message: int, skip_probe: bool = False)
         elif parts is not None:
             pile.add(parts)
     drained = Drained(pile.pieces(), intake.too_large, probes)
+    if shortcut is not None and emptied and not intake.too_large and not probes and shortcut.go(drained.pieces, send):
+        return None
     drained.emptied = emptied
     return drained
 
@@ -133,8 +139,13 @@ def drain_shares(socket: zmq.Socket[bytes], max_message: int, n: int) -> list[Dr
     return shares
 
 
-def drain_tagged(socket: zmq.Socket[bytes], max_message: int) -> Tagged:
-    """Like `drain`; the first frame of each message is taken off and says to which (tag, Drained) it belongs."""
+def drain_tagged(
+    socket: zmq.Socket[bytes], max_message: int, shortcut: Shortcut | None = None, tag: bytes = b""
+) -> Tagged | None:
+    """Like `drain`; the first frame of each message is taken off and says to which (tag, Drained) it belongs.
+
+    None: all was under `tag`, and the shortcut took it.
+    """
     intake, tagged = _Intake(socket, max_message), Tagged()
     groups: list[tuple[bytes, Pile, int]] = []
     while not intake.full() and len(groups) <= TAG_CHANGES:
@@ -145,15 +156,18 @@ def drain_tagged(socket: zmq.Socket[bytes], max_message: int) -> Tagged:
         if len(frames) == 1:
             tagged.untagged += 1
             continue
-        tag = frames[0].bytes
-        if not groups or groups[-1][0] != tag:
-            groups.append((tag, Pile(), intake.too_large))
+        name = frames[0].bytes
+        if not groups or groups[-1][0] != name:
+            groups.append((name, Pile(), intake.too_large))
         parts = intake.pack(frames[1:])
         if parts is not None:
             groups[-1][1].add(parts)
     counts = [*(before for _, _, before in groups), intake.too_large]
-    for index, (tag, pile, before) in enumerate(groups):
-        tagged.append((tag, Drained(pile.pieces(), counts[index + 1] - before)))
+    for index, (name, pile, before) in enumerate(groups):
+        tagged.append((name, Drained(pile.pieces(), counts[index + 1] - before)))
+    alone = tagged.emptied and not tagged.untagged and not intake.too_large and [name for name, _ in tagged] == [tag]
+    if alone and shortcut is not None and shortcut.go(tagged[0][1].pieces, send):
+        return None
     return tagged
 
 
@@ -231,8 +245,20 @@ def send(socket: zmq.Socket[bytes], parts: Segments) -> Status:
     return _send_message(socket, parts)
 
 
-def recv(socket: zmq.Socket[bytes], router: bool = False) -> LinkMessage | None:
-    """Receive one multipart message, or None. See the package's docstring."""
+def recv(socket: zmq.Socket[bytes], router: bool = False, shortcut: Shortcut | None = None) -> LinkMessage | None:
+    """Receive one multipart message that the shortcut does not take, or None. See the package's docstring."""
+    while (message := _recv(socket, router)) is not None:
+        if shortcut is None or not (shortcut.enters and shortcut.is_from(message.routing_id, message.user_id)):
+            break
+        if len(message.parts) != 1 or message.overlong:
+            shortcut.disarm()
+            break
+        if not shortcut.feed(bytes(message.parts[0]), feed):
+            break
+    return message
+
+
+def _recv(socket: zmq.Socket[bytes], router: bool) -> LinkMessage | None:
     try:
         frames = socket.recv_multipart(zmq.DONTWAIT, copy=False)
     except zmq.Again:
