@@ -237,6 +237,22 @@ def test_a_batch_enters(bench: Bench) -> None:
     assert not bench.shortcut.enters
 
 
+def test_a_reply_to_nobody_is_one_loss_and_reaches_nobody(pump: ModuleType, context: zmq.Context[Socket]) -> None:
+    """Not even the client whose routing id stands in a later frame of it."""
+    router, client = connected(context, "tcp", zmq.ROUTER, zmq.DEALER, IDENTITY=b"client", ROUTER_MANDATORY=1)
+    client.send(b"hello")
+    receive(router, 1)
+    bench = Bench(pump, context, (zmq.PAIR, zmq.PAIR), router=False)
+    bench.local = router
+    bench.arm()
+    bench.far.send(frame(3, encode([[b"gone", b"", b"client", b"1"], [b"client", b"2"], [b"gone", b"3"]])))
+    until(lambda: bench.recv() is None and len(bench.shortcut) == 1, SECONDS, "it did not enter")
+    ((*_, fed),) = bench.shortcut.take()
+    assert (fed.messages, fed.unreachable, fed.status) == (1, 2, DONE)
+    assert receive(client, 1) == [[b"2"]]
+    assert not client.poll(0)
+
+
 WRONG: dict[str, Callable[[], list[bytes]]] = {
     "a later number": lambda: [frame(4, encode([[b"x"]]))],
     "an earlier number": lambda: [frame(2, encode([[b"x"]]))],

@@ -1,5 +1,14 @@
 # feed: run → socket; send and recv: one message of a link socket.
 
+cdef enum:
+    MALFORMED = -1  # the other errors are errnos
+
+
+cdef struct Tally:
+    size_t messages
+    size_t unreachable
+
+
 cdef inline int make_frame(zmq_msg_t *message, Cursor *at, size_t size) noexcept nogil:
     """A 0MQ frame of the next `size` bytes, and go on behind them. Large ones by reference. -1: no memory."""
     cdef Block *block = at.extent.block if size >= REFERENCE else NULL
@@ -106,6 +115,41 @@ cdef bint wait_for_room(void *socket, long long until_us) noexcept nogil:
             return False
 
 
+cdef int feed_messages(
+    void *socket, Cursor *at, const char *prefix, size_t prefix_size, size_t most, long long patience_us, Tally *tally
+) noexcept nogil:
+    """Send messages from the cursor on, at most `most` (0: all), and count them. 0, errno, or MALFORMED.
+
+    The cursor ends behind the last one that was dealt with, wherever in a message an error struck.
+    """
+    cdef Cursor going, behind
+    cdef size_t waited_at = <size_t>-1
+    cdef long long until_us = 0
+    cdef int error
+    while at.left and (not most or tally.messages + tally.unreachable < most):
+        behind = at[0]
+        if skip_message(&behind) < 0:
+            return MALFORMED
+        going = at[0]
+        error = send_next(socket, &going, prefix, prefix_size)
+        if error == EHOSTUNREACH:
+            tally.unreachable += 1
+        elif error == EAGAIN and patience_us:
+            if not until_us:
+                until_us = microseconds() + patience_us
+            # A ROUTER says that it can be written while this one client is full: wait once for a message, no more.
+            if waited_at == at.left or not wait_for_room(socket, until_us):
+                return error
+            waited_at = at.left
+            continue
+        elif error:
+            return error
+        else:
+            tally.messages += 1
+        at[0] = behind
+    return 0
+
+
 def feed(
     socket, segments, size_t position=0, bytes prefix=None, size_t max_messages=0, long long patience_us=0
 ):
@@ -116,54 +160,31 @@ def feed(
     cdef void *handle = handle_of(socket)
     cdef Run run = Run.__new__(Run, segments)
     cdef const char *first = NULL
-    cdef size_t first_size = 0, messages = 0, unreachable = 0, waited_at = <size_t>-1
-    cdef Cursor at, behind, going
+    cdef size_t first_size = 0
+    cdef Tally tally
+    cdef Cursor at
     cdef object status = _base.DONE
     cdef int error = 0
-    cdef bint bad = False
-    cdef long long until_us = 0
     if prefix is not None:
         first = PyBytes_AS_STRING(prefix)
         first_size = PyBytes_GET_SIZE(prefix)
     if position > run.size:
         return _base.Fed(0, position, _base.BAD)
+    tally.messages = tally.unreachable = 0
     run.seek(position, &at)
     with nogil:
-        while at.left and (not max_messages or messages + unreachable < max_messages):
-            behind = at
-            if skip_message(&behind) < 0:
-                bad = True
-                break
-            going = at
-            error = send_next(handle, &going, first, first_size)
-            if error == EHOSTUNREACH:
-                unreachable += 1
-                error = 0
-            elif error == EAGAIN and patience_us:
-                if not until_us:
-                    until_us = microseconds() + patience_us
-                # A ROUTER says that it can be written while this one client is full: wait once for a message, no more.
-                if waited_at == at.left or not wait_for_room(handle, until_us):
-                    break
-                waited_at = at.left
-                error = 0
-                continue
-            elif error:
-                break
-            else:
-                messages += 1
-            at = behind
-    if bad:
+        error = feed_messages(handle, &at, first, first_size, max_messages, patience_us, &tally)
+    if error == MALFORMED:
         status = _base.BAD
     elif error == EAGAIN:
         status = _base.AGAIN
-    elif error and not messages and not unreachable:
+    elif error and not tally.messages and not tally.unreachable:
         raise failure(error)
     elif error:
         status = _base.AGAIN
     elif at.left:
         status = _base.LIMIT
-    return _base.Fed(messages, run.size - at.left, status, unreachable)
+    return _base.Fed(tally.messages, run.size - at.left, status, tally.unreachable)
 
 
 def send(socket, parts):

@@ -205,11 +205,11 @@ cdef class Shortcut:
         cdef size_t begin = self.run_at(data, size, now_us)
         cdef const char *first = NULL if self.prefix is None else PyBytes_AS_STRING(self.prefix)
         cdef size_t first_size = 0 if self.prefix is None else PyBytes_GET_SIZE(self.prefix)
-        cdef size_t messages = 0, unreachable = 0
+        cdef Tally tally
         cdef void *local
         cdef Extent extent
         cdef Cursor at, next
-        cdef int error = 0
+        cdef int error
         if not begin or len(self.journal) >= JOURNAL:
             self.disarm()
             return False
@@ -225,23 +225,15 @@ cdef class Shortcut:
                 self.disarm()
                 return False
         local = handle_of(self.local)
-        while at.left:
-            next = at
-            error = send_next(local, &next, first, first_size)
-            if error == EHOSTUNREACH:
-                unreachable += 1
-            elif error:
-                break
-            else:
-                messages += 1
-            error = 0
-            at = next
+        tally.messages = tally.unreachable = 0
+        error = feed_messages(local, &at, first, first_size, 0, 0, &tally)
         if error:
             self.disarm()
-            if not messages and not unreachable:
+            if not tally.messages and not tally.unreachable:
                 return False
             self.full = True
-        fed = _base.Fed(messages, extent.size - at.left, _base.AGAIN if error else _base.DONE, unreachable)
+        status = _base.AGAIN if error else _base.DONE
+        fed = _base.Fed(tally.messages, extent.size - at.left, status, tally.unreachable)
         frame = PyBytes_FromStringAndSize(<const char *>data, size)
         self.due_seq += 1
         self.lane_bytes += size
