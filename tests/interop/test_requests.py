@@ -240,3 +240,34 @@ def test_several_sides_share_the_work_and_a_dead_one_is_skipped(tmp_path: object
         for service in services:
             service.close()
         tunnel.close()
+
+
+def test_probe_router_is_no_request_for_several_sides_either(tmp_path: object) -> None:
+    tunnel = Tunnel(tmp_path, ("dmz", "plant-a", "plant-b"))  # type: ignore[arg-type]
+    try:
+        near, one, two = tunnel.tcp(), tunnel.tcp(), tunnel.tcp()
+        to = [f"plant-a connect {one}", f"plant-b connect {two}"]
+        tunnel.write({"orders": {"pattern": "reqrep", "from": f"dmz bind {near}", "to": to, "max_age": "never"}})
+        services = [tunnel.app(zmq.ROUTER, "bind", one), tunnel.app(zmq.ROUTER, "bind", two)]
+        tunnel.start()
+        tunnel.peers("plant-a", "orders", 1)
+        tunnel.peers("plant-b", "orders", 1)
+        clients = [tunnel.app(zmq.DEALER, "connect", near, {zmq.PROBE_ROUTER: 1}) for _ in range(4)]
+        status = tunnel.until_route("dmz", "orders", lambda r: r["dropped"].get("probe", 0) + r["messages_in"] == 4)
+        assert (status["messages_in"], status["dropped"]) == (0, {"probe": 4})
+        for number, client in enumerate(clients):
+            client.send_multipart([b"", b"%d" % number])
+        asked: list[bytes] = []
+
+        def all_asked() -> bool:
+            for service in services:
+                while service.poll(0):
+                    asked.append(service.recv_multipart()[-1])
+            return len(asked) >= 4
+
+        until(all_asked, 15, lambda: asked)
+        assert sorted(asked) == [b"0", b"1", b"2", b"3"]
+        out = [tunnel.route(side, "orders")["messages_out"] for side in ("plant-a", "plant-b")]
+        assert sum(out) == 4, out
+    finally:
+        tunnel.close()

@@ -224,6 +224,32 @@ def test_shares_are_dealt_out_one_by_one(pump: ModuleType, connect: Connect) -> 
         pump.drain_shares(pull, 1000, 0)
 
 
+def test_probes_take_nobody_s_turn(pump: ModuleType, connect: Connect) -> None:
+    router, dealer = connect(zmq.ROUTER, zmq.DEALER, PROBE_ROUTER=1, IDENTITY=b"client")
+    for message in ([b"1"], [b""], [b"2"], [b"", b""], [b""], [b"3"]):
+        dealer.send_multipart(message)
+    turns: list[list[list[bytes]]] = [[], []]
+    probes = 0
+    while sum(map(len, turns)) + probes < 7:
+        assert router.poll(10_000)
+        shares = pump.drain_shares(router, 1000, 2, True)
+        order = turns[::-1] if sum(map(len, turns)) % 2 else turns
+        for turn, share in zip(order, shares, strict=True):
+            turn += contents(share.pieces)
+        assert shares[1].probes == 0
+        probes += shares[0].probes
+    assert turns == [[[b"client", b"1"], [b"client", b"", b""]], [[b"client", b"2"], [b"client", b"3"]]]
+    assert probes == 3
+
+
+def test_shares_keep_probes_unless_told(pump: ModuleType, connect: Connect) -> None:
+    router, _ = connect(zmq.ROUTER, zmq.DEALER, PROBE_ROUTER=1, IDENTITY=b"client")
+    assert router.poll(10_000)
+    shares = pump.drain_shares(router, 1000, 2)
+    assert [contents(share.pieces) for share in shares] == [[[b"client", b""]], []]
+    assert shares[0].probes == 0
+
+
 def test_tags_are_taken_off_and_group_messages(pump: ModuleType, context: zmq.Context[zmq.Socket[bytes]]) -> None:
     push, pull = connected(context, "inproc", zmq.PUSH, zmq.PULL)
     big = b"x" * (REFERENCE_BYTES * 2)

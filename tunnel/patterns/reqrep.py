@@ -15,7 +15,7 @@ from tunnel import pump
 from tunnel.limits import PARKED_BYTES, PARKED_CLIENTS, PARKED_RETRY_S, REPLIES_A_TURN, TAG_BYTES
 from tunnel.link.inbound import Run
 from tunnel.patterns.base import Hub, Pattern, Port
-from tunnel.patterns.sharing import takers
+from tunnel.patterns.sharing import SharedOut
 from tunnel.pump import Fed, Segment
 
 
@@ -27,35 +27,15 @@ class _Parked:
     size: int = 0
 
 
-class ReqrepFrom(Pattern):
+class ReqrepFrom(SharedOut):
     """ROUTER: reads requests, hands replies back."""
+
+    skips_probes = True
 
     def __init__(self, plan: Any, hub: Hub) -> None:
         super().__init__(plan, hub)
         self._parked: dict[bytes, _Parked] = {}
         self._retry: Any = None
-        self._next = 0
-
-    def wants_to_read(self) -> bool:
-        return bool(takers(self.ports))
-
-    def read(self) -> bool | None:
-        able = takers(self.ports)
-        if not able:
-            return False
-        now = self.hub.now()
-        if len(able) == 1:
-            drained = pump.drain(self.socket, self.max_message_bytes(), True, able[0].shortcut)
-            if drained is None:
-                return None
-            self.take_in(able[0], drained, now)
-            return drained.emptied
-        self._next += 1
-        first = self._next % len(able)
-        shares = pump.drain_shares(self.socket, self.max_message_bytes(), len(able))
-        for port, share in zip(able[first:] + able[:first], shares, strict=True):
-            self.take_in(port, share, now)
-        return False
 
     def may_enter_ahead(self) -> bool:
         return not self._parked and super().may_enter_ahead()

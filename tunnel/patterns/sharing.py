@@ -1,11 +1,45 @@
-"""Sharing out among several sides: whose turn it is for requests and tasks that may go to any of them."""
+"""Sharing out among several sides: the intake of requests and tasks, which may go to any of them.
+
+Whose turn it is is decided per batch by what each side has not acknowledged yet; within a batch they take turns.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
+from tunnel import pump
 from tunnel.limits import SHARE_SLACK_BYTES
-from tunnel.patterns.base import Port
+from tunnel.patterns.base import Pattern, Port
+
+
+class SharedOut(Pattern):
+    """A `from` end whose messages each go to one of the sides."""
+
+    skips_probes: ClassVar[bool] = False
+    """The local socket is a ROUTER, where an application with PROBE_ROUTER sends a message that is none."""
+    _turns = 0
+
+    def wants_to_read(self) -> bool:
+        return bool(takers(self.ports))
+
+    def read(self) -> bool | None:
+        able = takers(self.ports)
+        if not able:
+            return False
+        now = self.hub.now()
+        if len(able) == 1:
+            drained = pump.drain(self.socket, self.max_message_bytes(), self.skips_probes, able[0].shortcut)
+            if drained is None:
+                return None
+            self.take_in(able[0], drained, now)
+            return drained.emptied
+        self._turns += 1
+        first = self._turns % len(able)
+        shares = pump.drain_shares(self.socket, self.max_message_bytes(), len(able), self.skips_probes)
+        for port, share in zip(able[first:] + able[:first], shares, strict=True):
+            self.take_in(port, share, now)
+        return False
 
 
 def takers(ports: Sequence[Port]) -> list[Port]:

@@ -40,11 +40,11 @@ def drain(socket, max_message, bint skip_probe=False, Shortcut shortcut=None):
         give_back(taken)
 
 
-def drain_shares(socket, max_message, int n):
-    """Like `drain`, dealt out message by message to `n` runs, beginning with the first."""
+def drain_shares(socket, max_message, int n, bint skip_probe=False):
+    """Like `drain`, dealt out message by message to `n` runs, beginning with the first, which has the counts."""
     cdef void *handle = handle_of(socket)
     cdef Intake taken
-    cdef size_t start, too_large = 0, dealt = 0
+    cdef size_t start, too_large = 0, probes = 0, dealt = 0
     cdef Pile *piles
     cdef bint new_tag
     cdef int rc, i
@@ -53,7 +53,7 @@ def drain_shares(socket, max_message, int n):
     piles = <Pile *>calloc(n, sizeof(Pile))
     if piles == NULL:
         raise MemoryError
-    taken = intake(max_message, False, False)
+    taken = intake(max_message, skip_probe, False)
     with nogil:
         while True:
             start = taken.size
@@ -65,16 +65,19 @@ def drain_shares(socket, max_message, int n):
                 dealt += 1
             elif rc == TOO_LARGE:
                 too_large += 1
+            elif rc == PROBE:
+                probes += 1
             else:
                 break
             if taken.full():
                 break
     try:
-        if taken.size == 0 and not too_large and rc != NOTHING:
+        if taken.size == 0 and not too_large and not probes and rc != NOTHING:
             raise failure(rc - FAILED)
         taken.settle_extents()
         shares = [_base.Drained(pieces_of(&piles[i], taken.extents, taken.size)) for i in range(n)]
         shares[0].too_large = too_large
+        shares[0].probes = probes
         return shares
     finally:
         for i in range(n):

@@ -113,7 +113,7 @@ def drain(
             emptied = True
             break
         parts = intake.pack(frames)
-        if parts is not None and skip_probe and len(frames) == 2 and not len(frames[1]):
+        if parts is not None and skip_probe and _is_probe(frames):
             probes += 1
         elif parts is not None:
             pile.add(parts)
@@ -124,19 +124,27 @@ def drain(
     return drained
 
 
-def drain_shares(socket: zmq.Socket[bytes], max_message: int, n: int) -> list[Drained]:
-    """Like `drain`, dealt out message by message to `n` runs, beginning with the first."""
+def drain_shares(socket: zmq.Socket[bytes], max_message: int, n: int, skip_probe: bool = False) -> list[Drained]:
+    """Like `drain`, dealt out message by message to `n` runs, beginning with the first, which has the counts."""
     if n < 1:
         raise ValueError("drain_shares needs at least one share.")
-    intake, piles, dealt = _Intake(socket, max_message), [Pile() for _ in range(n)], 0
+    intake, piles, dealt, probes = _Intake(socket, max_message), [Pile() for _ in range(n)], 0, 0
     while not intake.full() and (frames := intake.take()) is not None:
         parts = intake.pack(frames)
-        if parts is not None:
+        if parts is not None and skip_probe and _is_probe(frames):
+            probes += 1
+        elif parts is not None:
             piles[dealt % n].add(parts)
             dealt += 1
     shares = [Drained(pile.pieces()) for pile in piles]
     shares[0].too_large = intake.too_large
+    shares[0].probes = probes
     return shares
+
+
+def _is_probe(frames: list[zmq.Frame]) -> bool:
+    """What a ROUTER receives when an application with PROBE_ROUTER connects: its routing id and an empty frame."""
+    return len(frames) == 2 and not len(frames[1])
 
 
 def drain_tagged(
