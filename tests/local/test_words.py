@@ -48,7 +48,7 @@ def test_partners_are_those_that_libzmq_lets_pair(ours: str) -> None:
         (Failure("protocol", 0x10000011), "breaks the 0MQ protocol"),
         (Failure("auth", 400), "refuse"),
         (Failure("no_detail", errno.EAGAIN), "in time"),
-        (Failure("no_detail", errno.EPIPE), "closed the connection during the handshake"),
+        (Failure("no_detail", errno.EPIPE), "are the ends of the route swapped"),
     ],
 )
 @pytest.mark.parametrize("mechanism", ["NULL", "PLAIN", "CURVE"])
@@ -58,6 +58,18 @@ def test_every_failed_handshake_has_a_sentence(method: str, failure: Failure | N
     assert "tcp://10.0.0.5:1" in sentence
     assert sentence[0].isupper()
     assert sentence[-1] in ".?"
+
+
+@pytest.mark.parametrize("method", ["bind", "connect"])
+@pytest.mark.parametrize("mechanism", ["NULL", "PLAIN", "CURVE"])
+@pytest.mark.parametrize("code", [errno.EPIPE, errno.ECONNRESET])
+def test_who_hangs_up_first_makes_no_difference(method: str, mechanism: str, code: int) -> None:
+    ours, theirs = (
+        why_no_handshake(method, "tcp://10.0.0.5:1", expectation("XPUB", mechanism), failure)
+        for failure in (None, Failure("no_detail", code))
+    )
+    assert ours == theirs
+    assert "did not prove to be a SUB or XSUB socket" in ours
 
 
 @pytest.mark.parametrize("code", [errno.EADDRINUSE, errno.EACCES, errno.ENODEV, errno.ENOENT, errno.EINVAL, zmq.ETERM])

@@ -27,8 +27,8 @@ async def test_a_connect_that_met_the_wrong_type_is_mended(r: Rig, kind: str, tr
     address = tcp() if transport == "tcp" else f"ipc://{tmp_path}/s"
     wrong = r.app(WRONG[kind], bind=address)
     end = await r.end(route(kind, ("connect", address)))
-    # now and then, over ipc mostly, the other side hangs up first: then libzmq does try again, and the words differ
-    await r.until(lambda: "are the ends" in end.status()[0]["reason"], end.status)
+    # now and then, over ipc mostly, the other side hangs up first: then libzmq does try again
+    await r.until(lambda: "are the ends of the route swapped" in end.status()[0]["reason"], end.status)
     assert end.peers == 0
     assert end.status()[0]["state"] == "retrying"
     wrong.close()
@@ -41,7 +41,7 @@ async def test_a_wrong_application_at_a_bind_is_told(r: Rig, kind: str) -> None:
     address = tcp()
     end = await r.end(route(kind, ("bind", address)))
     wrong = r.app(WRONG.get(kind, zmq.SUB), connect=address)
-    await r.until(lambda: "are the ends" in end.status()[0]["reason"], end.status)
+    await r.until(lambda: "are the ends of the route swapped" in end.status()[0]["reason"], end.status)
     assert end.status()[0]["state"] == "bound"
     wrong.close()
     right = r.app(RIGHT.get(kind, zmq.REQ), connect=address)
@@ -52,11 +52,12 @@ async def test_a_wrong_application_at_a_bind_is_told(r: Rig, kind: str) -> None:
 
 async def test_control_without_a_remake_the_connect_stays_dead(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The protection taken out: libzmq alone never comes back."""
-    monkeypatch.setattr(endpoint_module.ConnectEndpoint, "_look_if_stuck", lambda _self: None)
+    stuck: list[bool] = []
+    monkeypatch.setattr(endpoint_module.ConnectEndpoint, "_look_if_stuck", lambda e: stuck.append(e.watch.stuck))
     address = tcp()
     wrong = r.app(zmq.PUSH, bind=address)
     end = await r.end(route("PUSH", ("connect", address)))
-    await r.until(lambda: "is not a PULL socket" in end.status()[0]["reason"], end.status)
+    await r.until(lambda: any(stuck), end.status)
     wrong.close()
     r.app(zmq.PULL, bind=address)
     with pytest.raises(AssertionError, match="1 peers"):
@@ -122,7 +123,7 @@ async def test_a_wrong_server_key(r: Rig) -> None:
     app = r.app(zmq.PULL, options={zmq.CURVE_SERVER: 1, zmq.CURVE_SECRETKEY: server.secret.reveal().encode()})
     app.bind(address)
     end = await r.end(route("PUSH", ("connect", address), curve=Curve(own=keys(), server=keys().public)))
-    await r.until(lambda: "`server` must be its public key" in end.status()[0]["reason"], end.status)
+    await r.until(lambda: "is `server` its public key" in end.status()[0]["reason"], end.status)
 
 
 async def test_an_application_that_refuses_us_and_then_lets_us_in(r: Rig) -> None:
@@ -138,11 +139,8 @@ async def test_an_application_that_refuses_us_and_then_lets_us_in(r: Rig) -> Non
     await r.peers(again, 1)
 
 
-@pytest.mark.parametrize(
-    ("greeting", "says"),
-    [(b"", "closed the connection"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "closed the connection")],
-)
-async def test_something_that_is_no_zmq(r: Rig, greeting: bytes, says: str) -> None:
+@pytest.mark.parametrize("greeting", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+async def test_something_that_is_no_zmq(r: Rig, greeting: bytes) -> None:
     with sockets.create_server(("127.0.0.1", 0)) as server:
         stop = threading.Event()
 
@@ -160,7 +158,7 @@ async def test_something_that_is_no_zmq(r: Rig, greeting: bytes, says: str) -> N
         thread.start()
         try:
             end = await r.end(route("PUSH", ("connect", f"tcp://127.0.0.1:{server.getsockname()[1]}")))
-            await r.until(lambda: says in end.status()[0]["reason"], end.status)
+            await r.until(lambda: "prove to be a PULL socket" in end.status()[0]["reason"], end.status)
         finally:
             stop.set()
             thread.join()

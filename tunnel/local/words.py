@@ -63,10 +63,19 @@ class Failure:
 
 
 def why_no_handshake(method: str, address: str, expected: Expectation, failure: Failure | None) -> str:
-    """Why a connection ended before its handshake did. `failure` is None when libzmq gave no reason at all."""
+    """Why a connection ended before its handshake did. `failure` is None when libzmq gave no reason at all.
+
+    Two sockets that do not fit turn each other away: who is first gets no reason from libzmq, the other sees the
+    connection closed. Which of the two we are is chance, so both are told in the same words, true of either.
+    """
     who = f"Something listens at {address}, but" if method == "connect" else f"Something connected to {address}, but"
-    if failure is None:
-        return f"{who} it is not {expected.partners}: are the ends of the route swapped?"
+    if failure is None or (failure.kind == "no_detail" and failure.value not in (errno.EAGAIN, errno.ETIMEDOUT)):
+        if expected.mechanism == "CURVE" and method == "connect":
+            return (
+                f"{who} it did not prove to be {expected} that knows our key: "
+                "is `server` its public key, or are the ends of the route swapped?"
+            )
+        return f"{who} it did not prove to be {expected}: are the ends of the route swapped?"
     if failure.kind == "auth":
         if method == "connect":
             return f"{who} it refuses us (ZAP status {failure.value}): is our address, key or password known there?"
@@ -77,14 +86,7 @@ def why_no_handshake(method: str, address: str, expected: Expectation, failure: 
         if failure.value == CRYPTOGRAPHIC:
             return f"{who} its keys do not fit: it does not know our public key, or we do not know its."
         return f"{who} it breaks the 0MQ protocol (error {failure.value:#x}): {expected} was expected."
-    if failure.value in (errno.EAGAIN, errno.ETIMEDOUT):
-        return f"{who} it did not speak 0MQ in time: {expected} was expected."
-    if expected.mechanism == "CURVE" and method == "connect":
-        return (
-            f"{who} it closed the connection during the handshake: {expected} that knows our key was expected, "
-            "and `server` must be its public key."
-        )
-    return f"{who} it closed the connection during the handshake: {expected} was expected; are the ends swapped?"
+    return f"{who} it did not speak 0MQ in time: {expected} was expected."
 
 
 def why_no_connection(address: str) -> str:
