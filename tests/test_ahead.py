@@ -21,7 +21,8 @@ from tunnel.config.plan import EndPlan, RoutePlan
 from tunnel.errors import RemoteProtocolError
 from tunnel.limits import ACK_DELAY_S, JOURNAL
 from tunnel.link import wire
-from tunnel.link.peer import FOREVER, Peer
+from tunnel.link.acks import FOREVER
+from tunnel.link.peer import Peer
 from tunnel.link.wire import Ack, Data, Lane
 from tunnel.patterns import Pattern, Port
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tunnel import pump
 from tunnel.errors import RemoteProtocolError
 from tunnel.limits import ACK_DELAY_S, INLINE_BYTES, JOURNAL
-from tunnel.link.peer import FOREVER
+from tunnel.link.acks import FOREVER
 from tunnel.link.wire import Lane
 
 if TYPE_CHECKING:

@@ -71,12 +71,12 @@ def received() -> None:
     on_data, delivered = Peer._on_data, Peer.delivered
 
     def take(self: Peer, parts: Any, now: float) -> None:
-        before = self._lane_received
+        before = self._owed.lane_bytes
         on_data(self, parts, now)
-        self._lane_received = before
+        self._owed.lane_bytes = before
 
     def hand_on(self: Peer, channel: Any, size: int, now: float) -> None:
-        self._lane_received += size
+        self._owed.lane_bytes += size
         delivered(self, channel, size, now)
 
     Peer._on_data = take  # type: ignore[method-assign]

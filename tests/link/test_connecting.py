@@ -12,9 +12,10 @@ import pytest
 from tests.link.ends import Ends, kinds, piece, refusal, route, token
 from tunnel.limits import EVICTED_S, HANDSHAKE_S, HELLO_BURST, HELLO_GAP_S, REDIAL_MIN_S, SILENCE_S
 from tunnel.link import wire
+from tunnel.link.acks import FOREVER
 from tunnel.link.dialler import Dial, Dialler, HangUp, State
 from tunnel.link.outbound import Terms
-from tunnel.link.peer import FOREVER, Peer
+from tunnel.link.peer import Peer
 from tunnel.link.wire import Ack, Data, Kind, Lane
 
 LIVE = {"delivery": "live", "terms": Terms(1 << 20, confirmed=False)}

@@ -12,10 +12,11 @@ from tests.link.test_peer import cross, met, put, take
 from tunnel.errors import LocalMisuseError
 from tunnel.limits import ACK_DELAY_S
 from tunnel.link import wire
+from tunnel.link.acks import FOREVER
 from tunnel.link.channel import Foresight
 from tunnel.link.hello import Hello
 from tunnel.link.outbound import Terms
-from tunnel.link.peer import FOREVER, Peer
+from tunnel.link.peer import Peer
 from tunnel.link.wire import Ack, Data, Lane
 
 KIB = 1024

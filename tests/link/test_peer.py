@@ -11,9 +11,10 @@ from tunnel.errors import RemoteProtocolError
 from tunnel.limits import ACK_DELAY_S, BATCH_BYTES, LANE_CREDIT_BYTES, PING_IDLE_S, SILENCE_S
 from tunnel.link import peer as peers
 from tunnel.link import wire
+from tunnel.link.acks import FOREVER
 from tunnel.link.hello import Hello
 from tunnel.link.outbound import Terms
-from tunnel.link.peer import FOREVER, Peer
+from tunnel.link.peer import Peer
 from tunnel.link.wire import Ack, Data, Lane
 
 KIB = 1024

@@ -13,8 +13,9 @@ from tests.sim.ledger import Broken
 from tunnel.errors import LocalMisuseError, RemoteProtocolError
 from tunnel.limits import ACK_DELAY_S, BATCH_COST_BYTES, INLINE_BYTES, JOURNAL
 from tunnel.link import wire
+from tunnel.link.acks import FOREVER
 from tunnel.link.channel import Channel
-from tunnel.link.peer import FOREVER, Peer
+from tunnel.link.peer import Peer
 from tunnel.link.wire import Ack, Data, Kind, Lane
 
 if TYPE_CHECKING:

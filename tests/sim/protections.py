@@ -10,6 +10,7 @@ import pytest
 from tunnel.errors import RemoteProtocolError
 from tunnel.link import wire
 from tunnel.link.dialler import Dialler
+from tunnel.link.directory import Directory
 from tunnel.link.hello import Hello, Numbers, encode_numbers
 from tunnel.link.inbound import Inbound
 from tunnel.link.lane import Credit
@@ -109,14 +110,14 @@ def abandoning(patch: pytest.MonkeyPatch) -> None:
 
 def channel_identity(patch: pytest.MonkeyPatch) -> None:
     """A route that was taken away and came again is taken for the old one."""
-    agree = Peer._agree
+    agree = Directory.agree
 
-    def forgetful(self: Peer, hello: Hello) -> None:
-        for channel in self.channels.values():
+    def forgetful(self: Directory, hello: Hello) -> None:
+        for channel in self.by_name.values():
             channel.met_number = 0
         agree(self, hello)
 
-    patch.setattr(Peer, "_agree", forgetful)
+    patch.setattr(Directory, "agree", forgetful)
 
 
 def lane_credit(patch: pytest.MonkeyPatch) -> None:

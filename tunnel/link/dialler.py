@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 from tunnel.errors import RemoteProtocolError
 from tunnel.limits import EVICTED_S, HANDSHAKE_S, REDIAL_MIN_S
 from tunnel.link import wire
+from tunnel.link.acks import FOREVER
 from tunnel.link.backoff import Backoff
 from tunnel.link.hello import Hello, parse_hello, parse_numbers
-from tunnel.link.peer import FOREVER, Peer
+from tunnel.link.peer import Peer
 from tunnel.link.wire import Kind, Lane
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from tunnel.errors import RemoteProtocolError
 from tunnel.limits import HANDSHAKE_S, HELLO_BURST, HELLO_GAP_S
 from tunnel.link import wire
+from tunnel.link.acks import FOREVER
 from tunnel.link.hello import Hello, Numbers, encode_numbers, parse_hello
-from tunnel.link.peer import FOREVER, Peer
+from tunnel.link.peer import Peer
 from tunnel.link.wire import Kind, Lane
 
 if TYPE_CHECKING:
