@@ -367,3 +367,82 @@ def test_edges_that_sending_takes_are_told(bench: Bench) -> None:
     bench.far.send(frame(3, encode([[b"x"]])))
     assert bench.recv() is None
     assert bench.stirred == [(True, True, False)]
+
+
+# --- what must not go wrong ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["departs", "enters", "owed"])
+def test_numbers_that_do_not_fit_arm_nothing(bench: Bench, name: str) -> None:
+    """The twin takes any number; what matters is that nothing is half armed."""
+    wrong: dict[str, Any] = {
+        "departs": (OUT, 5, 1 << 70),
+        "enters": (IN, 3, None, 1, -(1 << 70)),
+        "owed": (1 << 70, 1, False),
+    }
+    bench.arm()
+    try:
+        bench.arm(**{name: wrong[name]})
+    except OverflowError:
+        assert (bench.shortcut.leaves, bench.shortcut.enters) == (False, False)
+    else:
+        assert (bench.shortcut.leaves, bench.shortcut.enters) == (True, True)
+
+
+def test_a_time_beyond_all_reckoning_is_left_to_the_usual_way(bench: Bench) -> None:
+    bench.arm(enters=(IN, 3, None, 10_000_000, 0))
+    bench.far.send(frame(3, encode([[b"x"]]), born=(1 << 64) - 1))
+    assert bench.recv() is not None
+    assert not bench.application.poll(50)
+
+
+def test_without_the_flag_there_is_no_acknowledgement(bench: Bench) -> None:
+    bench.arm(owed=(1234, 0, True))
+    bench.application.send(b"x")
+    assert bench.drain() is None
+    header, run = bench.came()
+    assert (header.ack, run) == (None, encode([[b"x"]]))
+
+
+def test_a_link_socket_that_was_closed(bench: Bench) -> None:
+    bench.arm()
+    bench.link.close()
+    bench.application.send(b"x")
+    drained = bench.drain()
+    assert drained is not None
+    assert drained.pieces[0].messages == 1
+    assert bench.shortcut.take() == []
+    assert not bench.shortcut.leaves
+
+
+def admit(context: zmq.Context[Socket], user_id: bytes) -> Callable[[], None]:
+    """A ZAP handler; what it gives answers one connection: it is `user_id`'s."""
+    handler = context.socket(zmq.REP)
+    handler.bind("inproc://zeromq.zap.01")
+
+    def answer() -> None:
+        version, request, *_ = receive(handler, 1)[0]
+        handler.send_multipart([version, request, b"200", b"OK", user_id, b""])
+
+    return answer
+
+
+def test_who_sent_is_told_of_each_message_anew(pump: ModuleType, context: zmq.Context[Socket]) -> None:
+    """What follows a batch that went ahead is not taken for that batch's sender's."""
+    answer = admit(context, b"dmz")
+    router, known, unknown = context.socket(zmq.ROUTER), context.socket(zmq.DEALER), context.socket(zmq.DEALER)
+    router.setsockopt(zmq.ZAP_DOMAIN, b"link")
+    router.bind("inproc://no-zap-here")
+    router.bind("tcp://127.0.0.1:*")
+    for name, far, address in ((b"known", known, router.last_endpoint), (b"unknown", unknown, b"inproc://no-zap-here")):
+        far.setsockopt(zmq.ROUTING_ID, name)
+        far.connect(address.decode())
+    answer()
+    bench = Bench(pump, context, (zmq.PAIR, zmq.PAIR), router=False)
+    bench.shortcut.arm(bench.local, router, b"known", b"dmz", None, (IN, 3, None, -1, 0), NOTHING_OWED)
+    known.send(frame(3, encode([[b"x"]])))
+    assert router.poll(SECONDS * 1000)
+    unknown.send(b"me too")
+    message = pump.recv(router, True, bench.shortcut)
+    assert len(bench.shortcut) == 1
+    assert (message.routing_id, message.user_id, message.parts) == (b"unknown", "", [b"me too"])

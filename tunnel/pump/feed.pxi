@@ -242,8 +242,7 @@ def recv(socket, bint router=False, Shortcut shortcut=None):
             frames += 1
             if frames == 1:
                 user = zmq_msg_gets(&message, b"User-Id")
-                if user != NULL:
-                    user_id = (<bytes>user).decode("utf-8", "replace")
+                user_id = (<bytes>user).decode("utf-8", "replace") if user != NULL else ""
                 if router:
                     routing_id = PyBytes_FromStringAndSize(<char *>zmq_msg_data(&message), zmq_msg_size(&message))
                     continue

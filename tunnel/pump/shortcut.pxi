@@ -18,6 +18,9 @@ cdef enum:
     ACK_BYTES = 10
     ITEM_BYTES = 12
 
+cdef unsigned long long FAR = <unsigned long long>1 << 62
+"""Times beyond this, in microseconds, are left to the usual way: here they would overflow."""
+
 
 cdef inline unsigned long long read_number(const unsigned char *at, int size) noexcept nogil:
     cdef unsigned long long value = 0
@@ -76,19 +79,20 @@ cdef class Shortcut:
         `enters`: (channel, seq that is due, prefix or None, max_age_us or -1, what to add to the sender's clock in us),
         or None when nothing may go ahead to the local socket.
         `owed`: (lane bytes received, since when an acknowledgement is owed in us or 0, is one of the channel `enters`).
+        OverflowError: a number does not fit; then nothing goes ahead.
         """
-        self.full = False
+        self.full = self.leaves = self.enters = False
         self.local = local
         self.link = link
         self.routing_id = routing_id
         self.user_id = user_id
-        self.leaves = departs is not None
         if departs is not None:
             self.out_channel, self.next_seq, self.room = departs
-        self.enters = enters is not None
         if enters is not None:
             self.in_channel, self.due_seq, self.prefix, self.max_age_us, self.offset_us = enters
         self.lane_bytes, self.owed_at_us, self.owed_item = owed
+        self.leaves = departs is not None
+        self.enters = enters is not None
 
     def disarm(self):
         """Nothing goes ahead any more; the journal stays."""
@@ -165,9 +169,9 @@ cdef class Shortcut:
         if self.owed_at_us:
             to = write_number(to, self.lane_bytes, 8)
             to = write_number(to, 1 if self.owed_item else 0, 2)
-        if self.owed_item:
-            to = write_number(to, self.in_channel, 4)
-            to = write_number(to, self.due_seq - 1, 8)
+            if self.owed_item:
+                to = write_number(to, self.in_channel, 4)
+                to = write_number(to, self.due_seq - 1, 8)
         memcpy(to, run, size)
         return 0 if send_frame(link, &message, False) else header
 
@@ -186,12 +190,14 @@ cdef class Shortcut:
     cdef size_t run_at(self, const unsigned char *data, size_t size, long long now_us) noexcept nogil:
         """Where the run begins in the frame that is due; 0: this is another one, or must not be fed now."""
         cdef size_t at = HEADER_BYTES
+        cdef unsigned long long born_us
         if size <= HEADER_BYTES or size > HEADER_BYTES + INLINE or data[0] != DATA_KIND or data[1] & ~ACKED:
             return 0
         if read_number(data + CHANNEL_AT, 4) != self.in_channel or read_number(data + SEQ_AT, 8) != self.due_seq:
             return 0
         if self.max_age_us >= 0:
-            if now_us - self.offset_us - <long long>read_number(data + BORN_AT, 8) > self.max_age_us:
+            born_us = read_number(data + BORN_AT, 8)
+            if born_us > FAR or now_us - self.offset_us - <long long>born_us > self.max_age_us:
                 return 0
         if data[1] & ACKED:
             if size < at + ACK_BYTES:

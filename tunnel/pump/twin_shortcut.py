@@ -14,6 +14,7 @@ from tunnel.pump.base import AGAIN, DONE, Fed, Piece, Segment, Status
 from tunnel.pump.twin_runs import Reader
 
 DATA_KIND, ACKED = 6, 2
+_FAR = 1 << 62
 _HEADER = struct.Struct("<BBHIQQI")
 _ACK = struct.Struct("<QH")
 _ITEM = struct.Struct("<IQ")
@@ -77,7 +78,11 @@ class Shortcut:
         piece, now_us = pieces[0], _microseconds()
         header = self._header(piece.messages, now_us)
         frame = b"".join((header, *map(bytes, piece.segments)))
-        if send(self._link, [self._routing_id, frame] if self._routing_id else [frame]) is not Status.SENT:
+        try:
+            status = send(self._link, [self._routing_id, frame] if self._routing_id else [frame])
+        except zmq.ZMQError:
+            status = AGAIN
+        if status is not Status.SENT:
             self.disarm()
             return False
         seq, self._next_seq = self._next_seq, self._next_seq + 1
@@ -92,8 +97,8 @@ class Shortcut:
         header = _HEADER.pack(DATA_KIND, flags, 0, self._out_channel, self._next_seq, now_us, messages)
         if self.owed_at_us:
             header += _ACK.pack(self._lane_bytes, int(self._owed_item))
-        if self._owed_item:
-            header += _ITEM.pack(self._in_channel, self._due_seq - 1)
+            if self._owed_item:
+                header += _ITEM.pack(self._in_channel, self._due_seq - 1)
         return header
 
     def is_from(self, routing_id: bytes, user_id: str) -> bool:
@@ -130,7 +135,7 @@ class Shortcut:
         kind, flags, _, channel, seq, born_us, _ = _HEADER.unpack_from(frame)
         if kind != DATA_KIND or flags & ~ACKED or (channel, seq) != (self._in_channel, self._due_seq):
             return 0
-        if 0 <= self._max_age_us < now_us - self._offset_us - born_us:
+        if self._max_age_us >= 0 and (born_us > _FAR or now_us - self._offset_us - born_us > self._max_age_us):
             return 0
         at = _HEADER.size
         if flags & ACKED:
