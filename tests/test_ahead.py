@@ -89,6 +89,8 @@ class Half:
             self.pattern.arrived(self.port)
         for _, parts in self.near.transmit(self.time):
             self.line_says(parts)
+        if self.near.ack_at != FOREVER:
+            self.call_later(self.near.ack_at - self.time, self.settle)
 
     def line_says(self, parts: Any) -> None:
         self.link.send_multipart([bytes(part) for part in parts])
@@ -275,3 +277,35 @@ def test_edges_are_looked_after(half: Half) -> None:
     half.application.send(b"x")
     assert half.drain() is None
     assert half.looks == 1
+
+
+def is_settled(half: Half) -> bool:
+    half.hear()
+    return outbound_of(half.far).unacked_bytes == 0
+
+
+def test_who_only_asks_for_numbers_delays_no_acknowledgement(half: Half) -> None:
+    """A greeting, or the question whether all is drained, has it catch up, and sends nothing itself."""
+    half.say(b"task")
+    half.near.announce()
+    half.time = time.monotonic()
+    half.wait(3 * ACK_DELAY_S)
+    assert half.touched
+    assert is_settled(half)
+
+
+def test_a_clock_that_cannot_be(half: Half) -> None:
+    """The peer may say what it likes: its batches go the usual way, ours ahead or not, and nothing is half armed."""
+    half.near.catch_up()
+    half.near.receive(Lane.CONTROL, wire.encode_ping(2**64 - 1), half.time)
+    half.ahead.arm()
+    assert half.port.shortcut is not None
+    assert not half.port.shortcut.enters
+    assert half.port.shortcut.leaves is (half.near.ahead is half.ahead)
+
+
+def test_an_age_that_cannot_be(context: zmq.Context[Socket]) -> None:
+    half = Half(context, max_age_s=1e16)
+    half.ahead.arm()
+    half.say(b"x")
+    assert receive(half.application, 1) == [[b"x"]]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 RINGS = 5
 """So many times ACK_DELAY_S what went ahead waits to be accounted for, at most."""
+FAR_US = 1 << 62
+"""146,000 years: the shortcut reckons with 64 bits, and a peer may say of its clock what it likes."""
 LEAST_S = 0.001
 """The loop's timers know no shorter time."""
 Way = tuple["zmq.Socket[bytes]", bytes, bytes]
@@ -106,10 +108,11 @@ class Ahead:
         if foreseen is None or way is None:
             return
         departs, enters = foreseen.departs if pattern.may_leave_ahead() else None, None
-        if foreseen.enters is not None and pattern.may_enter_ahead():
+        if foreseen.enters is not None and abs(foreseen.enters[2]) < FAR_US and pattern.may_enter_ahead():
             channel, seq, offset_us = foreseen.enters
             age_s = pattern.plan.max_age_s
-            enters = channel, seq, pattern.prefix(self._port), -1 if age_s is None else int(age_s * 1e6), offset_us
+            age_us = -1 if age_s is None else min(FAR_US, int(age_s * 1e6))
+            enters = channel, seq, pattern.prefix(self._port), age_us, offset_us
         elif foreseen.owed[2]:
             departs = None  # what it acknowledges is known by what entered
         if departs is None and enters is None:
@@ -161,7 +164,10 @@ class Ahead:
         """Catch up when an acknowledgement is due or there is much to do; in between there may be no time to lose."""
         self._timer = None
         peer, shortcut = self._port.peer, self._shortcut
-        if peer.ahead is not self or not (len(shortcut) or shortcut.owed_at_us):
+        if peer.ahead is not self:
+            self._owner.settle()  # whoever had us catch up perhaps only wanted to know the numbers
+            return
+        if not (len(shortcut) or shortcut.owed_at_us):
             return
         self._rings += 1
         owed_s = self._owner.now() - shortcut.owed_at_us / 1e6 if shortcut.owed_at_us else 0.0
