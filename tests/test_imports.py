@@ -20,7 +20,7 @@ LAYERS = [
     {"patterns"},
     {"ahead"},
     {"links", "route"},
-    {"probe"},
+    {"probe", "exchange", "changes"},
     {"device"},
     {"supervise"},
     {"cli"},

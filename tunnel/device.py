@@ -17,20 +17,19 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tunnel import pump
-from tunnel.ahead import Aheads, Way
 from tunnel.carriers.guard import raise_descriptor_limit
+from tunnel.changes import between
 from tunnel.config import read_plan
 from tunnel.config.plan import Plan
 from tunnel.control import ControlServer
-from tunnel.errors import RemoteProtocolError, UsageError, ZtunnelError
+from tunnel.errors import UsageError, ZtunnelError
+from tunnel.exchange import Exchange
 from tunnel.heap import keep_large_blocks
 from tunnel.limits import BYE_S, EXIT_LINGER_S, SWEEP_S
-from tunnel.link.channel import Channel
 from tunnel.link.peer import Peer
 from tunnel.links import DialLink, ListenLink
 from tunnel.log import Log
@@ -41,12 +40,9 @@ from tunnel.route import RunningRoute
 from tunnel.taps import Taps
 from tunnel.zap import Zap
 
-SETTLE_ROUNDS = 64
-"""A settling that has not come to rest after so many rounds goes on in the next loop turn."""
-
 
 class Device:
-    """One side of one table, running. It is the Hub of its patterns (see patterns/base.py)."""
+    """One side of one table, running: its routes, its links, and the exchange between them."""
 
     def __init__(self, plan: Plan, loop: asyncio.AbstractEventLoop) -> None:
         self.plan = plan
@@ -54,16 +50,12 @@ class Device:
         self.zap = Zap(self.reactor)
         self.peers: dict[str, Peer] = {}
         self.routes: dict[str, RunningRoute] = {}
-        self.dials: dict[str, DialLink] = {}
-        self.listens: ListenLink | None = None
         self.stopped = asyncio.Event()
         self._started_at = self.reactor.now()
-        self._stirred: set[Peer] = set()
-        self._aheads = Aheads(self)
-        self._settling = False
         self._stopping = False
         self._reloading = asyncio.Lock()
         self._log = Log("device")
+        self.exchange = Exchange(self.reactor, self._log)
         self._taps = Taps(self._pattern_of, self.reactor.call_later)
         self._control = ControlServer(
             plan.runtime_dir / "device.sock",
@@ -99,21 +91,22 @@ class Device:
         return Peer(self.plan.side, side, os.urandom(16), compact=pump.keep_latest)
 
     async def _add_route(self, plan: Any) -> None:
-        route = RunningRoute(self.reactor, self.zap, self, plan, self.peers, self.plan.runtime_dir)
+        route = RunningRoute(self.reactor, self.zap, self.exchange, plan, self.peers, self.plan.runtime_dir)
         self.routes[plan.name] = route
-        self._aheads.add(route.pattern, route.ports)
+        self.exchange.aheads.add(route.pattern, route.ports)
         await route.open()
 
     def _start_links(self) -> None:
-        plan = self.plan
+        plan, exchange = self.plan, self.exchange
+        own, keys, stir = plan.own, plan.peer_keys, exchange.stir
         if plan.listens:
             sides = {side for listen in plan.listens for side in listen.peers}
             peers = {side: self.peers[side] for side in sides}
-            self.listens = ListenLink(self.reactor, self.zap, plan.listens, plan.own, plan.peer_keys, peers, self.stir)
-            self.listens.start()
+            exchange.listens = ListenLink(self.reactor, self.zap, plan.listens, own, keys, peers, stir)
+            exchange.listens.start()
         for dial in plan.dials:
-            link = DialLink(self.reactor, dial, plan.own, plan.peer_keys[dial.peer], self.peers[dial.peer], self.stir)
-            self.dials[dial.peer] = link
+            link = DialLink(self.reactor, dial, own, keys[dial.peer], self.peers[dial.peer], stir)
+            exchange.dials[dial.peer] = link
             link.start()
 
     async def stop(self) -> None:
@@ -127,7 +120,7 @@ class Device:
         deadline = self.reactor.now() + BYE_S
         while self.reactor.now() < deadline and not self._drained():
             await asyncio.sleep(0.01)
-        for link in self._links():
+        for link in self.exchange.links:
             link.goodbye(f"{self.plan.side} is stopping")
         for route in self.routes.values():
             await route.end.close(EXIT_LINGER_S)
@@ -142,100 +135,6 @@ class Device:
         self.zap.close()
         self.reactor.close()
 
-    def _links(self) -> list[DialLink | ListenLink]:
-        links: list[DialLink | ListenLink] = list(self.dials.values())
-        return [*links, self.listens] if self.listens is not None else links
-
-    # --- the hub of the patterns -------------------------------------------------------------------------------------
-
-    def now(self) -> float:
-        return self.reactor.now()
-
-    def call_later(self, delay_s: float, fn: Callable[[], object]) -> Any:
-        return self.reactor.call_later(delay_s, fn)
-
-    def touch(self, peer: Peer) -> None:
-        self._stirred.add(peer)
-
-    def express(self, peer: Peer, channel: Channel, piece: pump.Piece, now: float) -> bool:
-        parts = peer.express(channel, piece, now)
-        if parts is None:
-            return False
-        link = self._link(peer)
-        if link is not None:
-            link.express(peer, parts)
-        self._aheads.saw(peer, channel, piece.size)
-        return True
-
-    def _link(self, peer: Peer) -> DialLink | ListenLink | None:
-        return self.dials.get(peer.side) or self.listens
-
-    def way(self, peer: Peer, shortcut: pump.Shortcut) -> Way | None:
-        link = self._link(peer)
-        return link.way(peer, shortcut) if link is not None else None
-
-    def look(self, peer: Peer) -> None:
-        link = self._link(peer)
-        if link is not None:
-            link.look(peer)
-
-    def breach(self, peer: Peer, error: RemoteProtocolError) -> None:
-        self._log.warn("protocol-breach", peer=peer.side, code=error.code, reason=str(error))
-        if peer.side in self.dials:
-            self.dials[peer.side].redial(str(error))
-        elif self.listens is not None:
-            self.listens.redial(peer.side, str(error))
-
-    def stir(self, peer: Peer) -> None:
-        if self._settling:
-            self._stirred.add(peer)
-            return
-        self._settling = True
-        try:
-            self._settle_one(peer)
-        finally:
-            self._settling = False
-        if self._stirred:
-            self.settle()
-
-    def settle(self) -> None:
-        """Feed what arrived, read where windows opened, send what may go; until all is at rest."""
-        if self._settling:
-            return
-        self._settling = True
-        try:
-            for _ in range(SETTLE_ROUNDS):
-                if not self._stirred:
-                    return
-                self._settle_one(self._stirred.pop())
-            self.reactor.loop.call_soon(self.settle)
-        finally:
-            self._settling = False
-
-    def _settle_one(self, peer: Peer) -> None:
-        if peer.arrived:
-            arrived, peer.arrived = peer.arrived, []
-            for channel in arrived:
-                if channel.owner is not None:
-                    pattern, port = channel.owner
-                    if channel.inbound is not None and channel.inbound.runs:
-                        self._aheads.saw(peer, channel, channel.inbound.runs[-1].size)
-                    pattern.arrived(port)
-        if peer.freed:
-            freed, peer.freed = peer.freed, []
-            for channel in freed:
-                if channel.owner is not None:
-                    pattern, port = channel.owner
-                    pattern.freed(port)
-        self._stirred.discard(peer)  # what was touched meanwhile goes now
-        link = self._link(peer)
-        if link is not None:
-            link.transmit(peer)
-        if peer.arrived or peer.freed:
-            self._stirred.add(peer)
-        else:
-            self._aheads.arm(peer)
-
     def _sweep(self) -> None:
         """Once a second: what has grown too old goes, link or no link; applications that came or went are told."""
         if self._stopping:
@@ -246,8 +145,8 @@ class Device:
             route.pattern.want()
         for peer in self.peers.values():
             peer.sweep(now)
-            self._stirred.add(peer)
-        self.settle()
+            self.exchange.touch(peer)
+        self.exchange.settle()
         self.reactor.call_later(SWEEP_S, self._sweep)
 
     # --- control -----------------------------------------------------------------------------------------------------
@@ -255,7 +154,8 @@ class Device:
     def _on_status(self, _request: dict[str, Any]) -> dict[str, Any]:
         for peer in self.peers.values():
             peer.catch_up()
-        self.settle()
+        self.exchange.settle()
+        listens = self.exchange.listens
         return {
             "side": self.plan.side,
             "name": self.plan.name,
@@ -264,14 +164,14 @@ class Device:
             "ready": self.ready,
             "pump": "compiled" if pump.COMPILED else "pure",
             "links": self._links_status(),
-            "ports": self.listens.ports_status() if self.listens is not None else [],
+            "ports": listens.ports_status() if listens is not None else [],
             "routes": {name: route.status() for name, route in self.routes.items()},
         }
 
     def _links_status(self) -> list[dict[str, Any]]:
-        links: list[dict[str, Any]] = [link.status() for link in self.dials.values()]
-        if self.listens is not None:
-            links += self.listens.status()
+        links: list[dict[str, Any]] = [link.status() for link in self.exchange.dials.values()]
+        if self.exchange.listens is not None:
+            links += self.exchange.listens.status()
         for link in links:
             peer = self.peers[link["peer"]]
             link["rtt_ms"] = None if peer.rtt_s is None else round(peer.rtt_s * 1000, 3)
@@ -284,7 +184,7 @@ class Device:
         route = self.routes.get(str(request.get("route")))
         if route is None:
             raise UsageError(f"there is no route {request.get('route')} here.")
-        return await look(route, self, self._links_status)
+        return await look(route, self.exchange, self._links_status)
 
     def _pattern_of(self, route: str) -> Pattern | None:
         return self.routes[route].pattern if route in self.routes else None
@@ -292,7 +192,7 @@ class Device:
     @property
     def ready(self) -> bool:
         """Every local socket and every link port is open."""
-        ports = self.listens is None or self.listens.opened
+        ports = self.exchange.listens is None or self.exchange.listens.opened
         return ports and all(route.end.opened for route in self.routes.values())
 
     async def _on_stop(self, _request: dict[str, Any]) -> dict[str, Any]:
@@ -309,49 +209,33 @@ class Device:
 
     async def _reload(self, *, dry_run: bool) -> dict[str, Any]:
         plan = read_plan(self.plan.table, self.plan.side)
-        old = {route.name: route for route in self.plan.routes}
-        new = {route.name: route for route in plan.routes}
-        gone = [name for name in old if new.get(name) != old[name]]
-        come = [name for name in new if new[name] != old.get(name)]
-        relink = (plan.own, plan.listens, plan.dials, plan.peer_keys) != (
-            self.plan.own,
-            self.plan.listens,
-            self.plan.dials,
-            self.plan.peer_keys,
-        )
-        changes = {"removed": gone, "added": come, "links": relink}
+        changes = between(self.plan, plan)
         if dry_run:
-            return changes
+            return changes.told()
         self.plan = plan
-        for name in gone:
-            route = self.routes.pop(name)
-            self._aheads.remove(route.ports)
+        for gone in changes.removed:
+            route = self.routes.pop(gone.name)
+            self.exchange.aheads.remove(route.ports)
             await route.close(EXIT_LINGER_S)
         for side in plan.peer_keys:
             if side not in self.peers:
                 self.peers[side] = self._new_peer(side)
-        for name in come:
-            await self._add_route(new[name])
-        if relink:
+        for come in changes.added:
+            await self._add_route(come)
+        if changes.links:
             self._restart_links()
         else:
-            self._meet_again({side for name in gone for side in old[name].peers}, new, come)
-        self._log.info("reloaded", removed=gone, added=come, links=relink)
-        return changes
+            for side in changes.sides:
+                self.exchange.redial(side, "the table has changed")
+        self._log.info("reloaded", **changes.told())
+        return changes.told()
 
     def _restart_links(self) -> None:
-        for link in self._links():
+        for link in self.exchange.links:
             link.goodbye("the table has changed")
-        self.dials.clear()
-        self.listens = None
+        self.exchange.dials.clear()
+        self.exchange.listens = None
         self._start_links()
-
-    def _meet_again(self, sides: set[str], new: dict[str, Any], come: list[str]) -> None:
-        for side in sides | {side for name in come for side in new[name].peers}:
-            if side in self.dials:
-                self.dials[side].redial("the table has changed")
-            elif self.listens is not None:
-                self.listens.redial(side, "the table has changed")
 
 
 async def serve(table: Path, side: str | None) -> int:

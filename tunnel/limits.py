@@ -13,16 +13,20 @@ MIB: Final = 1024 * KIB
 # --- the batch -------------------------------------------------------------------------------------------------------
 BATCH_BYTES: Final = 256 * KIB
 """A batch is at most this long: large enough that a link frame costs nothing, small enough not to delay others."""
+FRAGMENT_BYTES: Final = MIB + 64 * KIB
+"""A message larger than a batch travels alone, in fragments of at most this: one of 1 MiB in one piece, never to be put
+together again (with fragments of 256 KiB it took a fifth more CPU time, measured). A line must have shown that it
+carries such a piece in LANE_BATCH_S; before that, and on a slower one, it is cut shorter."""
 REFERENCE_BYTES: Final = 32 * KIB
 """Frames from this size up travel as references to the received message: below it a copy is cheaper than a part."""
 INLINE_BYTES: Final = 4 * KIB
 """A batch up to this long travels in one part with its header: a part less to encrypt, where latency counts."""
 JOURNAL: Final = 64
 """Batches that go ahead of their bookkeeping, at most, before it must be done (tunnel/ahead.py)."""
-LINK_FRAME_BYTES: Final = BATCH_BYTES + 4 * KIB
-"""MAXMSGSIZE of link sockets: a batch and its header; a peer that sends more is disconnected by libzmq."""
-LINK_PARTS: Final = 64
-"""Parts of one link message: a 256 KiB batch has at most 8 references and the runs between them."""
+LINK_FRAME_BYTES: Final = FRAGMENT_BYTES + 4 * KIB
+"""MAXMSGSIZE of link sockets: a fragment and its header; a peer that sends more is disconnected by libzmq."""
+LINK_PARTS: Final = 96
+"""Parts of one link message: a fragment has at most 34 references and the runs between them."""
 MESSAGE_FRAMES: Final = 65_536
 """Frames of one application message; more is refused as too large (each frame costs memory of its own)."""
 
@@ -60,6 +64,8 @@ LANE_CREDIT_MAX_BYTES: Final = 64 * MIB
 """Credit of a long fat line, at most."""
 LANE_CREDIT_MIN_BYTES: Final = 64 * KIB
 """Credit of a very slow line, at least."""
+LANE_CREDIT_S: Final = 0.005
+"""The credit grows to what the lane carries in this time: on a fast line two large messages under way are too few."""
 LANE_BATCH_S: Final = 0.5
 """A batch is at most what the lane carries in this time, so that a slow line still changes turns."""
 ACK_BYTES: Final = LANE_CREDIT_BYTES // 8

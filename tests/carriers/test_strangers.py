@@ -17,7 +17,7 @@ import zmq
 from tests.carriers.ends import DIALLER_KEYS, LISTENER_KEYS, STRANGER_KEYS, Ends, run_within, until
 from tunnel.carriers import Lane
 from tunnel.config.plan import Allow
-from tunnel.limits import HANDSHAKE_S
+from tunnel.limits import FRAGMENT_BYTES, HANDSHAKE_S
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00"
 
@@ -250,7 +250,7 @@ def test_a_known_dialler_that_sends_too_much_is_cut_off_and_nobody_else(tmp_path
             assert ends.listener is not None
             listener = ends.listener
             too_large, too_many = client(ends), client(ends)
-            for socket, parts in ((too_large, [bytes(1_000_000)]), (too_many, [b"x"] * 5000)):
+            for socket, parts in ((too_large, [bytes(2 * FRAGMENT_BYTES)]), (too_many, [b"x"] * 5000)):
                 set_curve(socket)
                 socket.connect(ends.address)
                 socket.send_multipart(parts)

@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from tests.link.ends import Ends, route
-from tunnel.limits import BATCH_BYTES, BATCH_COST_BYTES, MESSAGE_FRAMES
+from tunnel.limits import BATCH_COST_BYTES, FRAGMENT_BYTES, MESSAGE_FRAMES
 from tunnel.link import wire
 from tunnel.link.dialler import State
 from tunnel.link.peer import Peer
@@ -60,7 +60,7 @@ def _corpus() -> tuple[list[Frame], list[Frame]]:
         (Lane.CONTROL, wire.encode_json(Kind.REFUSE, {"code": "evicted", "text": "x"})),
         (Lane.CONTROL, wire.encode_ack(Ack(10**9, [(1, 10**6)]))),
         (Lane.DATA, [wire.encode_data(Data(1, 1, 0, 0, True, None))]),
-        (Lane.DATA, [wire.encode_data(Data(1, 1, 0, 1, True, None)), bytes(BATCH_BYTES)]),
+        (Lane.DATA, [wire.encode_data(Data(1, 1, 0, 1, True, None)), bytes(FRAGMENT_BYTES)]),
     ]
     return up + extra, down + extra
 
@@ -140,7 +140,7 @@ def _bounded(peer: Peer) -> None:
         inbound = channel.inbound
         if inbound is None:
             continue
-        limit = inbound.window_bytes + channel.route.max_message_bytes + 4 * MESSAGE_FRAMES + BATCH_BYTES
+        limit = inbound.window_bytes + channel.route.max_message_bytes + 4 * MESSAGE_FRAMES + FRAGMENT_BYTES
         assert inbound.held_bytes <= limit, inbound
         assert len(inbound.runs) <= 2 * limit // BATCH_COST_BYTES, inbound
 

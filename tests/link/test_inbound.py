@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tunnel.errors import RemoteProtocolError
-from tunnel.limits import BATCH_BYTES, BATCH_COST_BYTES, MESSAGE_FRAMES
+from tunnel.limits import BATCH_COST_BYTES, FRAGMENT_BYTES, MESSAGE_FRAMES
 from tunnel.link.inbound import Inbound
 from tunnel.link.wire import Data
 
@@ -82,9 +82,9 @@ def test_an_empty_batch_is_delivered_too() -> None:
 def test_the_peer_is_held_to_its_window() -> None:
     into = inbound()
     with pytest.raises(RemoteProtocolError, match="more than its window") as error:
-        flood(into, bytes(BATCH_BYTES))
+        flood(into, bytes(FRAGMENT_BYTES))
     assert error.value.code == "window"
-    assert into.held_bytes <= WINDOW + MESSAGE + 4 * MESSAGE_FRAMES + BATCH_BYTES
+    assert into.held_bytes <= WINDOW + MESSAGE + 4 * MESSAGE_FRAMES + FRAGMENT_BYTES
 
 
 def test_empty_batches_do_not_pass_the_window_by() -> None:
@@ -103,7 +103,7 @@ def test_empty_parts_are_refused() -> None:
 def test_a_message_is_bounded_while_it_comes() -> None:
     into = Inbound(1, "r", 100 * MESSAGE, MESSAGE)
     with pytest.raises(RemoteProtocolError, match="larger than this route takes"):
-        flood(into, bytes(BATCH_BYTES), more=True)
+        flood(into, bytes(FRAGMENT_BYTES), more=True)
 
 
 def test_an_abandoned_message_does_not_count_as_received() -> None:
@@ -147,8 +147,8 @@ def test_a_peer_that_keeps_crashing_does_not_fill_us() -> None:
     held = 0
     for _ in range(50):
         for seq in (1, 2):
-            accept(into, seq, bytes(BATCH_BYTES))
+            accept(into, seq, bytes(FRAGMENT_BYTES))
         into.restart(keep=True)
         held = max(held, sum(run.size for run in into.runs))
-    assert held <= WINDOW + MESSAGE + 4 * MESSAGE_FRAMES + BATCH_BYTES
+    assert held <= WINDOW + MESSAGE + 4 * MESSAGE_FRAMES + FRAGMENT_BYTES
     assert into.dropped["peer_restart"] == 100 - len(into.runs)

@@ -7,6 +7,7 @@ import pytest
 from tunnel.errors import RemoteProtocolError
 from tunnel.limits import (
     BATCH_BYTES,
+    FRAGMENT_BYTES,
     LANE_CREDIT_BYTES,
     LANE_CREDIT_MAX_BYTES,
     LANE_CREDIT_MIN_BYTES,
@@ -52,6 +53,23 @@ def test_credit_stays_on_a_short_line() -> None:
     credit = Credit()
     carry(credit, 5.0, rate=100e6, least_s=0.0002)
     assert credit.credit_bytes == LANE_CREDIT_BYTES
+
+
+def test_credit_grows_on_a_line_so_fast_that_it_carries_it_in_no_time() -> None:
+    credit = Credit()
+    carry(credit, 5.0, rate=1e9, least_s=0.0002)
+    assert 4e6 < credit.credit_bytes < 6e6
+
+
+def test_batches_grow_once_the_line_has_carried_enough_and_not_by_a_small_one() -> None:
+    credit = Credit()
+    assert credit.batch_bytes == BATCH_BYTES
+    credit.add(200, 0.0)
+    credit.acknowledge(200, 0.1)
+    assert credit.batch_bytes == BATCH_BYTES
+    credit.add(BATCH_BYTES, 1.0)
+    credit.acknowledge(credit.sent, 1.01)
+    assert credit.batch_bytes == FRAGMENT_BYTES
 
 
 def test_credit_shrinks_on_a_slow_line_and_so_do_batches() -> None:

@@ -368,6 +368,34 @@ def test_on_a_slow_line_batches_are_cut() -> None:
     assert out.unacked_bytes == 0
 
 
+def test_what_must_go_again_is_cut_too_when_the_line_has_become_slow() -> None:
+    out = outbound(window=1 << 20)
+    put(out, b"a", big(b"b"), b"c", big(b"d"))
+    assert [seq for seq, _ in send(out)] == [1, 2, 3, 4]
+    held = out.unacked_bytes
+    out.resume(received=1, delivered=0)
+    sent = []
+    while (size := out.next_size(0.0, 4 * KIB)) is not None:
+        batch = out.take(0.0)
+        assert size == batch.size <= 4 * KIB
+        sent.append((batch.seq, b"".join(map(bytes, batch.segments))[:1], batch.messages, batch.more))
+    assert [seq for seq, *_ in sent] == list(range(2, 2 + len(sent)))
+    assert [(letter, messages, more) for _, letter, messages, more in sent] == [
+        (b"b", 0, True),
+        (b"b", 0, True),
+        (b"b", 1, False),
+        (b"c", 1, False),
+        (b"d", 0, True),
+        (b"d", 0, True),
+        (b"d", 1, False),
+    ]
+    assert out.unacked_bytes == held
+    put(out, b"e")
+    assert send(out) == [(9, b"e")]
+    assert out.acknowledge(9)
+    assert out.unacked_bytes == 0
+
+
 def test_fragments_are_cut_and_stay_one_message() -> None:
     out = outbound()
     out.put(fragments(b"a", n=2, size=1000), 0.0)

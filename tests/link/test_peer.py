@@ -42,6 +42,18 @@ def met(*routes: Any, theirs: Any = None) -> tuple[Peer, Peer]:
     return a, z
 
 
+def again(a: Peer, z: Peer, now: float = 0.0) -> None:
+    """The connection is cut, and the two meet again."""
+    for peer in (a, z):
+        peer.closed()
+    for peer, other in ((a, z), (z, a)):
+        hello = Hello(other.own_side, other.session, 2, peer.session, 0, other.announce())
+        peer.begin(hello, resume=True, now=now)
+    numbers = {peer: peer.numbers() for peer in (a, z)}
+    a.open(numbers[z], now)
+    z.open(numbers[a], now)
+
+
 def put(peer: Peer, *bodies: bytes, now: float = 0.0, name: str = "r") -> None:
     out = peer.channels[name].outbound
     assert out is not None
@@ -350,8 +362,12 @@ def test_a_line_that_cannot_carry_a_batch_in_time_gets_shorter_ones_the_next_tim
     _, dead = slow_line(a, z, rate=5e3, until=60.0)
     assert "did not move" in str(dead) or "silent" in str(dead)
     assert a.credit.batch_bytes == BATCH_BYTES
-    a.closed()
+    again(a, z)
     assert a.credit.batch_bytes < 10e3
+    sizes, dead = slow_line(a, z, rate=5e3, until=200.0)
+    assert dead is None
+    assert sum(sizes) > 600 * KIB
+    assert not a.channels["r"].outbound.unacked_bytes  # type: ignore[union-attr]
 
 
 # --- subscription sets and applications ------------------------------------------------------------------------------

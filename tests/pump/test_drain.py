@@ -9,7 +9,7 @@ import zmq
 
 from tests.pump.conftest import Connect, connected, count, drain_all
 from tests.pump.runs import contents, joined
-from tunnel.limits import BATCH_BYTES, MESSAGE_FRAMES, REFERENCE_BYTES
+from tunnel.limits import BATCH_BYTES, FRAGMENT_BYTES, MESSAGE_FRAMES, REFERENCE_BYTES
 
 SHAPES: list[list[bytes]] = [
     [b""],
@@ -103,18 +103,24 @@ def test_a_message_that_does_not_fit_opens_a_second_piece(
     assert contents(pump.drain(pull, 1 << 26).pieces) == [[b"after"]]
 
 
-def test_exactly_a_batch_is_one_piece_and_a_byte_more_is_two_fragments(pump: ModuleType, connect: Connect) -> None:
+def test_a_message_larger_than_a_batch_travels_alone_and_a_longer_one_in_fragments(
+    pump: ModuleType, connect: Connect
+) -> None:
     push, pull = connect(zmq.PUSH, zmq.PULL)
-    push.send(b"x" * (BATCH_BYTES - 4))
-    (piece,) = drain_all(pump, pull, 1).pieces
-    assert (piece.size, piece.messages, piece.more) == (BATCH_BYTES, 1, False)
-    push.send(b"x" * (BATCH_BYTES - 3))
+    for size in (BATCH_BYTES, BATCH_BYTES + 1, FRAGMENT_BYTES):
+        push.send(b"before")
+        push.send(b"x" * (size - 4))
+        push.send(b"after")
+        sizes = [(piece.size, piece.messages, piece.more) for piece in drain_all(pump, pull, 3).pieces]
+        assert sizes[1] == (size, 1, False)
+        assert len(sizes) == 3
+    push.send(b"x" * (FRAGMENT_BYTES - 3))
     first, last = drain_all(pump, pull, 1).pieces
-    assert (first.size, first.messages, first.more) == (BATCH_BYTES, 0, True)
+    assert (first.size, first.messages, first.more) == (FRAGMENT_BYTES, 0, True)
     assert (last.size, last.messages, last.more) == (1, 1, False)
 
 
-@pytest.mark.parametrize("size", [1 << 20, 10 << 20])
+@pytest.mark.parametrize("size", [2 << 20, 10 << 20])
 def test_a_large_message_becomes_fragments_by_reference(pump: ModuleType, connect: Connect, size: int) -> None:
     push, pull = connect(zmq.PUSH, zmq.PULL)
     payload = bytes(range(256)) * (size // 256)
@@ -123,11 +129,11 @@ def test_a_large_message_becomes_fragments_by_reference(pump: ModuleType, connec
     drained = drain_all(pump, pull, 2)
     assert contents(drained.pieces) == [[b"before"], [b"head", payload, b"tail"]]
     fragments = [piece for piece in drained.pieces if piece.more]
-    assert len(fragments) == size // BATCH_BYTES
+    assert len(fragments) == size // FRAGMENT_BYTES
     for piece in fragments:
-        assert piece.size == BATCH_BYTES
+        assert piece.size == FRAGMENT_BYTES
         referenced = sum(len(segment) for segment in piece.segments if isinstance(segment, pump.Chunk))
-        assert referenced >= BATCH_BYTES - 100
+        assert referenced >= FRAGMENT_BYTES - 100
 
 
 def test_a_large_message_of_many_small_frames(pump: ModuleType, connect: Connect) -> None:
@@ -136,7 +142,7 @@ def test_a_large_message_of_many_small_frames(pump: ModuleType, connect: Connect
     push.send_multipart(message)
     drained = drain_all(pump, pull, 1)
     assert contents(drained.pieces) == [message]
-    assert max(piece.size for piece in drained.pieces) <= BATCH_BYTES
+    assert [piece.size for piece in drained.pieces] == [FRAGMENT_BYTES, 300 * 5004 - FRAGMENT_BYTES]
 
 
 def test_what_is_too_large_is_dropped_whole_and_counted(pump: ModuleType, connect: Connect) -> None:

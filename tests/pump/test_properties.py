@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.pump.conftest import connected, drain_all, implementations, receive
 from tests.pump.runs import at_borders, contents, decode, encode, joined, readable
-from tunnel.limits import BATCH_BYTES, REFERENCE_BYTES
+from tunnel.limits import BATCH_BYTES, FRAGMENT_BYTES, REFERENCE_BYTES
 from tunnel.pump import BAD, DENY, DONE, RunError
 
 BOTH = pytest.mark.parametrize("pump", implementations(), ids=lambda module: module.__name__.rpartition(".")[2])
@@ -32,6 +32,8 @@ SIZES = [
     BATCH_BYTES - 4,
     BATCH_BYTES,
     BATCH_BYTES * 2,
+    FRAGMENT_BYTES,
+    FRAGMENT_BYTES * 2,
 ]
 FRAME = st.one_of(
     st.binary(max_size=40),
@@ -61,7 +63,7 @@ def test_through_drain_and_feed(
         push.send_multipart(message)
     pieces = drain_all(pump, pull, len(messages)).pieces
     assert contents(pieces) == messages
-    assert all(piece.size <= BATCH_BYTES for piece in pieces)
+    assert all(piece.size <= (BATCH_BYTES if piece.messages > 1 else FRAGMENT_BYTES) for piece in pieces)
     run = joined(segment for piece in pieces for segment in piece.segments)
     for segments in (
         [segment for piece in pieces for segment in piece.segments],

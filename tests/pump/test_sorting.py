@@ -9,7 +9,7 @@ import pytest
 from tests.pump.runs import at_borders, contents, decode, encode, joined
 from tests.pump.test_drain import SHAPES
 from tests.pump.test_feed import MALFORMED
-from tunnel.limits import BATCH_BYTES, REFERENCE_BYTES
+from tunnel.limits import BATCH_BYTES, FRAGMENT_BYTES, REFERENCE_BYTES
 from tunnel.pump import DENY, RunError
 
 BORDERS = range(0, 300_000, 1013)
@@ -57,11 +57,12 @@ def test_the_newest_of_each_first_frame_stays_at_its_place(pump: ModuleType) -> 
 
 def test_what_is_kept_is_divided_into_batches_again(pump: ModuleType) -> None:
     messages = [[b"%d" % i, b"x" * 1000] for i in range(1000)]
-    big = [[b"big", b"y" * (2 * BATCH_BYTES)]]
+    big = [[b"big", b"y" * (2 * FRAGMENT_BYTES)]]
     pieces, dropped = pump.keep_latest([(encode(messages),), (encode(big + messages[:500]),)])
     assert contents(pieces) == messages[500:] + big + messages[:500]
     assert dropped == 500
-    assert max(piece.size for piece in pieces) <= BATCH_BYTES
+    assert max(piece.size for piece in pieces) == FRAGMENT_BYTES
+    assert max(piece.size for piece in pieces if piece.messages > 1) <= BATCH_BYTES
 
 
 def test_split_gives_each_side_what_it_wants(pump: ModuleType) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from tests.sim.ahead import Ahead
 from tests.sim.ledger import Broken, Ledger, Segment, Stream
 from tests.sim.world import NEVER, Conn, World
-from tunnel.limits import BATCH_BYTES
+from tunnel.limits import FRAGMENT_BYTES
 from tunnel.link import peer as peers
 from tunnel.link import wire
 from tunnel.link.channel import Channel, Route
@@ -29,7 +29,7 @@ CUTS = ("both", "client", "server", "hole", "up", "down")
 HONEST_CODES = {"stale", "attempt", "evicted", "silent", "lost", "reload"}
 """Refusals that two halves without faults may give each other; any other says that one broke the protocol."""
 MESSAGE_BYTES = 1_000_000
-SLACK_BYTES = MESSAGE_BYTES + 2 * BATCH_BYTES + 2048
+SLACK_BYTES = MESSAGE_BYTES + 2 * FRAGMENT_BYTES + 2048
 
 
 @dataclass
@@ -209,7 +209,7 @@ class Half:
             n, id = random.randint(2, 3), stream.new_id(now)
             size = MESSAGE_BYTES // 4
             return [Piece((Segment(stream, id, size, k, n),), size, int(k + 1 == n), k + 1 < n) for k in range(n)]
-        size = random.choice((50, 3000, 60_000))
+        size = random.choice((50, 3000, 60_000, 250_000))
         segments = tuple(Segment(stream, stream.new_id(now), size) for _ in range(random.randint(1, 4)))
         return [Piece(segments, size * len(segments), len(segments), False)]
 
@@ -305,7 +305,7 @@ class Half:
     def check_credit(self, peer: Peer, before: int) -> None:
         """A batch may enter the lane only while less than the credit is under way."""
         now = peer.credit.outstanding
-        if now > before and now > peer.credit.credit_bytes + BATCH_BYTES + 8192:
+        if now > before and now > peer.credit.credit_bytes + FRAGMENT_BYTES + 8192:
             raise Broken(f"{now} bytes are under way where the credit is {peer.credit.credit_bytes}")
 
     def idle(self, peer: Peer) -> bool:

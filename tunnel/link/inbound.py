@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tunnel.errors import RemoteProtocolError
-from tunnel.limits import BATCH_BYTES, BATCH_COST_BYTES, MESSAGE_FRAMES
+from tunnel.limits import BATCH_COST_BYTES, FRAGMENT_BYTES, MESSAGE_FRAMES
 
 if TYPE_CHECKING:
     from tunnel.link.wire import Data, Segment
@@ -67,7 +67,7 @@ class Inbound:
         self._old_bytes = 0
         """Held for an ended session of the peer."""
         self._message_bytes = max_message_bytes + 4 * MESSAGE_FRAMES
-        self._held_limit = window_bytes + self._message_bytes + BATCH_BYTES
+        self._held_limit = window_bytes + self._message_bytes + FRAGMENT_BYTES
         self._partial = _Partial()
         self._epoch = 0
 

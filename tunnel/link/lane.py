@@ -2,7 +2,8 @@
 
 libzmq hides what waits in a pipe, so we count: bytes sent less bytes that the peer says it received stay below the
 credit. The credit is what an urgent batch may have to wait behind; it grows only while the line is long and its round
-trip does not swell, and shrinks on a slow line. Bytes count all parts of DATA messages since OPEN.
+trip does not swell, or is so fast that it carries the credit in no time, and shrinks on a slow line. Bytes count all
+parts of DATA messages since OPEN.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from collections import deque
 from tunnel.errors import RemoteProtocolError
 from tunnel.limits import (
     BATCH_BYTES,
+    FRAGMENT_BYTES,
     LANE_BATCH_S,
     LANE_CREDIT_BYTES,
     LANE_CREDIT_MAX_BYTES,
     LANE_CREDIT_MIN_BYTES,
+    LANE_CREDIT_S,
     PING_IDLE_S,
     PONG_GAP_S,
     SILENCE_S,
@@ -37,7 +40,7 @@ class Credit:
         self.rate = 0.0
         """Bytes a second that the line carries, as far as is known; 0 until then."""
         self.batch_bytes = BATCH_BYTES
-        """The longest batch that the lane carries in LANE_BATCH_S."""
+        """The longest batch that the lane carries in LANE_BATCH_S, as far as is known."""
         self.reset(0.0)
 
     def reset(self, now: float) -> None:
@@ -97,13 +100,15 @@ class Credit:
 
     def _measure(self, trip_s: float, size: int, now: float) -> None:
         self._least_s = min(self._least_s, trip_s)
-        if self.batch_bytes < BATCH_BYTES and trip_s * self.rate < size:
+        if self.batch_bytes < FRAGMENT_BYTES and trip_s * max(self.rate, self.batch_bytes / LANE_BATCH_S) < size:
             self._learn_rate(size / max(trip_s, 1e-4))  # it carried more than we thought it could
         since_bytes, since = self._rate_mark
         if now - since >= 0.1:
             if self._full_since_mark:  # else it is we who were slow
                 rate = (self.received - since_bytes) / (now - since)
                 self._learn_rate(rate if not self.rate else 0.7 * self.rate + 0.3 * rate)
+                if self.credit_bytes < rate * LANE_CREDIT_S:
+                    self._resize(min(int(rate * LANE_CREDIT_S), self.credit_bytes * 3 // 2), now)
             self._rate_mark = (self.received, now)
             self._full_since_mark = False
         if now - self._resized_at < self._least_s:
@@ -115,7 +120,7 @@ class Credit:
 
     def _learn_rate(self, rate: float) -> None:
         self.rate = rate
-        self.batch_bytes = int(min(BATCH_BYTES, max(LEAST_BATCH_BYTES, rate * LANE_BATCH_S)))
+        self.batch_bytes = int(min(FRAGMENT_BYTES, max(LEAST_BATCH_BYTES, rate * LANE_BATCH_S)))
 
     def _resize(self, credit_bytes: int, now: float) -> None:
         self.credit_bytes = min(LANE_CREDIT_MAX_BYTES, max(LANE_CREDIT_MIN_BYTES, credit_bytes))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from tunnel.errors import LocalMisuseError, RemoteProtocolError
-from tunnel.limits import BATCH_BYTES, BATCH_COST_BYTES, MESSAGE_FRAMES
+from tunnel.limits import BATCH_COST_BYTES, FRAGMENT_BYTES, MESSAGE_FRAMES
 
 if TYPE_CHECKING:
     from tunnel.link.wire import Segment
@@ -193,10 +193,12 @@ class Outbound:
 
     # --- lane side ---------------------------------------------------------------------------------------------------
 
-    def next_size(self, now: float, batch_bytes: int = BATCH_BYTES) -> int | None:
+    def next_size(self, now: float, batch_bytes: int = FRAGMENT_BYTES) -> int | None:
         """Size of the batch whose turn it is in the lane, or None when nothing may go. A longer one is cut to fit."""
         if self.cursor < self.next_seq:
-            return self.flight[self.cursor - self.flight[0].seq].size
+            if self.flight[self._replaying].size > batch_bytes:
+                self._cut_replay(batch_bytes)
+            return self.flight[self._replaying].size
         self.expire(now)
         if not self.queue:
             return None
@@ -210,15 +212,34 @@ class Outbound:
     def _cut_head(self, most: int) -> None:
         """Make fragments of the next batch: the receiver joins what comes with `more`, be it one message or many."""
         head = self.queue.popleft()
-        fragments = [Batch(run, size, 0, True, head.born) for run, size in _fragments(head.segments, most)]
-        fragments[-1].messages, fragments[-1].more = head.messages, head.more
+        fragments = _cut(head, most)
         self.queue.extendleft(reversed(fragments))
         self.queue_bytes += sum(batch.cost for batch in fragments) - head.cost
+
+    @property
+    def _replaying(self) -> int:
+        """Where in `flight` the cursor stands."""
+        return self.cursor - self.flight[0].seq
+
+    def _cut_replay(self, most: int) -> None:
+        """The line is slower now than when this went for the first time: cut it, and number the rest anew.
+
+        The peer never received these numbers, and nothing from the cursor on was sent on the present connection.
+        """
+        rest = [self.flight.pop() for _ in range(len(self.flight) - self._replaying)]
+        head = rest.pop()
+        fragments = _cut(head, most)
+        self.flight.extend(fragments)
+        self.flight.extend(reversed(rest))
+        for seq, batch in enumerate(reversed([*rest, *reversed(fragments)]), self.cursor):
+            batch.seq = seq
+        self.next_seq += len(fragments) - 1
+        self.flight_bytes += sum(batch.cost for batch in fragments) - head.cost
 
     def take(self, now: float) -> Batch:
         """The batch for the lane, numbered. A replayed one that is too old travels empty: numbers have no gaps."""
         if self.cursor < self.next_seq:
-            batch = self.flight[self.cursor - self.flight[0].seq]
+            batch = self.flight[self._replaying]
             self.cursor += 1
             self._empty_if_old(batch, now)
             return batch
@@ -300,14 +321,12 @@ class Outbound:
         """What both ends of the route allow. Unsent messages that the peer would not take go, counted."""
         self.window_bytes = window_bytes
         most = max_message_bytes + 4 * MESSAGE_FRAMES
-        if most <= BATCH_BYTES or not any(batch.more for batch in self.queue):
-            return
         kept = self._take_half_sent()
         while self.queue:
             message = [self.queue.popleft()]
             while message[-1].more and self.queue:
                 message.append(self.queue.popleft())
-            if len(message) > 1 and sum(batch.size for batch in message) > most:
+            if sum(batch.size for batch in message) > most:
                 self.dropped["too_large"] += sum(batch.messages for batch in message)
                 self.relieved = True
             else:
@@ -352,6 +371,13 @@ class Outbound:
             self._drop_oldest(reason)
         self.queue.extend(half_sent)
         self.queue_bytes = sum(batch.cost for batch in half_sent)
+
+
+def _cut(batch: Batch, most: int) -> list[Batch]:
+    """A batch as fragments without numbers."""
+    fragments = [Batch(run, size, 0, True, batch.born) for run, size in _fragments(batch.segments, most)]
+    fragments[-1].messages, fragments[-1].more = batch.messages, batch.more
+    return fragments
 
 
 def _fragments(segments: Sequence[Segment], most: int) -> Iterable[tuple[list[Segment], int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from tunnel.limits import BATCH_BYTES
+from tunnel.limits import BATCH_BYTES, FRAGMENT_BYTES
 from tunnel.link.outbound import Outbound
 
 QUANTUM_BYTES = {"high": 4 * BATCH_BYTES, "normal": BATCH_BYTES, "bulk": BATCH_BYTES // 4}
@@ -44,7 +44,7 @@ class Schedule:
         for channel in channels:
             self.wake(channel)
 
-    def pick(self, now: float, batch_bytes: int = BATCH_BYTES) -> Outbound | None:
+    def pick(self, now: float, batch_bytes: int = FRAGMENT_BYTES) -> Outbound | None:
         """The channel that sends next, already charged for its batch; None when no channel has anything to send.
 
         `batch_bytes`: what the line takes at once; a longer batch is cut.

@@ -3,8 +3,8 @@
 A *segment* is anything with the buffer protocol and `len()`: bytes, or a `Chunk` (a message held by reference). A *run*
 is a sequence of segments that together are `u32 little-endian (top bit: more parts follow; low 31 bits: length), bytes`
 repeated: whole messages. Where segments meet carries no meaning, but a payload that lies in one Chunk and has at least
-REFERENCE_BYTES is never copied. A `Piece` is a run of at most BATCH_BYTES, or a fragment of a larger message; the
-segments of all its fragments in a row are a run again.
+REFERENCE_BYTES is never copied. A `Piece` is a run of at most BATCH_BYTES, or one message that is larger, or a fragment
+of one larger than FRAGMENT_BYTES; the segments of all its fragments in a row are a run again.
 
 `drain`, `drain_tagged`, `drain_shares`   socket → pieces, until EAGAIN (`emptied`) or a batch is full: look at EVENTS.
                                           What is too large, or a probe, is dropped and counted.

@@ -29,6 +29,7 @@ from tunnel.pump import base as _base
 from tunnel.pump import libzmq as _libzmq
 
 cdef size_t BATCH = _limits.BATCH_BYTES
+cdef size_t FRAGMENT = _limits.FRAGMENT_BYTES
 cdef size_t REFERENCE = _limits.REFERENCE_BYTES
 cdef size_t INLINE = _limits.INLINE_BYTES
 cdef size_t COST = _limits.BATCH_COST_BYTES

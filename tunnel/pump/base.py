@@ -85,7 +85,7 @@ class Socket(Protocol):
 
 
 class Piece:
-    """A run of at most BATCH_BYTES, or one fragment of a larger message.
+    """A run of at most BATCH_BYTES, or one larger message, or a fragment of one larger than FRAGMENT_BYTES.
 
     `size` is the sum of the segments' bytes, `messages` counts the messages that end here, `more` says that the last
     message goes on in the next piece.

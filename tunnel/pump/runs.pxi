@@ -309,7 +309,7 @@ cdef class Gather:
 
 
 cdef list pieces_of(Pile *pile, Extent *extents, size_t size):
-    """The pieces of a pile; a message larger than a batch becomes fragments."""
+    """The pieces of a pile; a message larger than FRAGMENT becomes fragments."""
     cdef Gather gather = Gather.__new__(Gather)
     cdef list pieces = []
     cdef Piled *piece
@@ -317,17 +317,17 @@ cdef list pieces_of(Pile *pile, Extent *extents, size_t size):
     gather.start(extents, size)
     for i in range(pile.pieces_used):
         piece = &pile.pieces[i]
-        if piece.size <= BATCH:
+        if piece.size <= FRAGMENT:
             for j in range(piece.first, piece.first + piece.count):
                 gather.add(pile.ranges[j].start, pile.ranges[j].stop)
             pieces.append(_base.Piece(gather.take(), piece.size, piece.messages))
             continue
         start = pile.ranges[piece.first].start
         stop = pile.ranges[piece.first].stop
-        while stop - start > BATCH:
-            gather.add(start, start + BATCH)
-            pieces.append(_base.Piece(gather.take(), BATCH, 0, True))
-            start += BATCH
+        while stop - start > FRAGMENT:
+            gather.add(start, start + FRAGMENT)
+            pieces.append(_base.Piece(gather.take(), FRAGMENT, 0, True))
+            start += FRAGMENT
         gather.add(start, stop)
         pieces.append(_base.Piece(gather.take(), stop - start, 1))
     return pieces

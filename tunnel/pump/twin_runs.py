@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
-from tunnel.limits import BATCH_BYTES, MESSAGE_FRAMES, REFERENCE_BYTES
+from tunnel.limits import BATCH_BYTES, FRAGMENT_BYTES, MESSAGE_FRAMES, REFERENCE_BYTES
 from tunnel.pump.base import MORE, Piece, RunError, Segment, Segments
 
 Part = bytes | memoryview
@@ -94,7 +94,7 @@ class Pile:
         self._parts.extend(parts)
         self._size += size
         self._messages += 1
-        if size > BATCH_BYTES:
+        if size > FRAGMENT_BYTES:
             self._fragment()
 
     def pieces(self) -> list[Piece]:
@@ -108,8 +108,8 @@ class Pile:
 
     def _fragment(self) -> None:
         reader = Reader(self._parts)
-        for start in range(0, reader.size, BATCH_BYTES):
-            stop = min(start + BATCH_BYTES, reader.size)
+        for start in range(0, reader.size, FRAGMENT_BYTES):
+            stop = min(start + FRAGMENT_BYTES, reader.size)
             last = stop == reader.size
             self._done.append(Piece(segments_of(reader.parts(start, stop)), stop - start, int(last), not last))
         self._parts, self._size, self._messages = [], 0, 0
