@@ -89,7 +89,7 @@ def test_the_wrong_application(tunnel: Tunnel) -> None:
 
     def told() -> bool:
         step[:] = [probe(tunnel, "dmz", "tasks")["applications here"]]
-        return "it is not a PUSH socket" in step[0].found
+        return "it did not prove to be a PUSH socket" in step[0].found
 
     until(told, 15, lambda: f"told in words: {step}")
     assert not step[0].ok
