@@ -19,7 +19,7 @@ from demo.apps.common import Tally
 from demo.screen import link_line
 from demo.table import prepare
 from tests.waiting import until
-from tunnel.supervise.places import runtime_root
+from tunnel.places import runtime_root
 
 ROOT = Path(__file__).resolve().parent.parent
 ROUTES_S = 60.0

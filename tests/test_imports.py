@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS = [
     {"errors", "limits"},
-    {"link", "keys", "heap"},
+    {"link", "keys", "heap", "places"},
     {"config", "pump", "log", "control"},
     {"reactor", "resolve", "tap"},
     {"monitor", "zap", "taps"},

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tunnel.config import places as config_places
 from tunnel.errors import LocalError, NotRunningError, UsageError
 from tunnel.supervise import places
 from tunnel.supervise.places import Running
@@ -32,23 +31,6 @@ def start(root: Path, name: str, side: str, table: str) -> int:
     lock = places.claim(folder, Path(table))
     places.write_record(Running(folder, name, side, Path(table), os.getpid(), 1.0))
     return lock
-
-
-@pytest.mark.parametrize(
-    "environment",
-    [{"ZTUNNEL_RUNTIME_DIR": "/a/b"}, {"ZTUNNEL_RUNTIME_DIR": "relative"}, {"XDG_RUNTIME_DIR": "/run/user/7"}, {}],
-)
-@pytest.mark.parametrize("uid", [0, 7])
-def test_the_root_is_where_plans_put_their_folders(
-    environment: dict[str, str], uid: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Said twice, here without the validation library that `tunnel.config` brings along; they must agree."""
-    monkeypatch.setattr(os, "geteuid", lambda: uid)
-    for name in ("ZTUNNEL_RUNTIME_DIR", "XDG_RUNTIME_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert places.runtime_root() == config_places.runtime_root()
 
 
 def test_a_folder_is_made_private(root: Path) -> None:

@@ -51,7 +51,7 @@ def examine(table: str | None, side: str | None) -> list[Finding]:
     if plan is not None:
         findings += _folder(plan.runtime_dir), *_key_files(plan), *_dials(plan)
     else:
-        from tunnel.supervise.places import runtime_root
+        from tunnel.places import runtime_root
 
         findings.append(_folder(runtime_root()))
     return findings

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from tunnel.config import places
+from tunnel import places
 from tunnel.config.model import CurveModel, Dial, End, PlainModel, Route, SecretRef
 from tunnel.config.nodes import Path as Steps
 from tunnel.config.plan import (

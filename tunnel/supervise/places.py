@@ -19,6 +19,7 @@ from typing import Final
 
 from tunnel.errors import LocalError, NotRunningError, UsageError
 from tunnel.limits import IPC_PATH_BYTES
+from tunnel.places import runtime_root
 
 LOGS: Final = "log"
 DEVICE_SOCKET: Final = "device.sock"
@@ -48,17 +49,6 @@ class Running:
     @property
     def alive(self) -> bool:
         return _held(self.folder / _LOCK)
-
-
-def runtime_root() -> Path:
-    """$ZTUNNEL_RUNTIME_DIR, else /run/ztunnel (root) or $XDG_RUNTIME_DIR/ztunnel, else /tmp/ztunnel-UID."""
-    if given := os.environ.get("ZTUNNEL_RUNTIME_DIR"):
-        return Path(given).absolute()
-    if os.geteuid() == 0:
-        return Path("/run/ztunnel")
-    if given := os.environ.get("XDG_RUNTIME_DIR"):
-        return Path(given) / "ztunnel"
-    return Path(f"/tmp/ztunnel-{os.geteuid()}")
 
 
 def prepare(folder: Path) -> None:

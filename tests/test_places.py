@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tunnel.config import places
+from tunnel import places
 
 
 @pytest.fixture(autouse=True)
