@@ -50,6 +50,15 @@ def test_both_have_the_same_functions_with_the_same_parameters() -> None:
             assert list(inspect.signature(getattr(cython, name)).parameters) == parameters, name
 
 
+def test_the_package_has_whatever_a_pump_has() -> None:
+    for name in selected.__all__:
+        assert hasattr(selected, name), name
+    chosen = compiled() if selected.COMPILED else twin
+    assert twin.__all__
+    for name in twin.__all__:
+        assert getattr(selected, name) is getattr(chosen, name), name
+
+
 def test_the_environment_asks_for_the_twin() -> None:
     code = "from tunnel import pump; print(pump.COMPILED, pump.drain.__module__, pump.WHY_PURE)"
     environment = {**os.environ, "ZTUNNEL_PUMP": "pure", "PYTHONPATH": str(ROOT)}

@@ -24,8 +24,9 @@ for it.
 """
 
 import os
+from typing import TYPE_CHECKING
 
-from tunnel.pump import base
+from tunnel.pump import twin
 from tunnel.pump.base import (
     AGAIN,
     BAD,
@@ -56,14 +57,14 @@ else:
     try:
         from tunnel.pump import _pump
 
-        missing = [name for name in base.NEEDED if not hasattr(_pump, name)]
+        missing = [name for name in twin.__all__ if not hasattr(_pump, name)]
         COMPILED = not missing
         if missing:
             WHY_PURE = f"the compiled pump is of an older build and lacks {', '.join(missing)}: install again"
     except ImportError as error:
         WHY_PURE = f"the compiled pump does not load: {error}"
 
-if COMPILED:
+if TYPE_CHECKING or COMPILED:
     from tunnel.pump._pump import (
         Chunk,
         Shortcut,
@@ -81,22 +82,7 @@ if COMPILED:
         split,
     )
 else:
-    from tunnel.pump.twin import (  # type: ignore[assignment,no-redef]
-        Chunk,
-        Shortcut,
-        Topics,
-        cut,
-        drain,
-        drain_shares,
-        drain_tagged,
-        events,
-        feed,
-        first_frame,
-        keep_latest,
-        recv,
-        send,
-        split,
-    )
+    from tunnel.pump.twin import *  # noqa: F403
 
 __all__ = [
     "AGAIN",

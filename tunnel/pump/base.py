@@ -19,24 +19,6 @@ TAG_CHANGES: Final = 256
 """Changes of tag that one `drain_tagged` follows before it ends: each costs objects of its own."""
 
 
-NEEDED: Final = (
-    "Chunk",
-    "Topics",
-    "cut",
-    "drain",
-    "drain_shares",
-    "drain_tagged",
-    "events",
-    "feed",
-    "first_frame",
-    "keep_latest",
-    "recv",
-    "send",
-    "split",
-)
-"""What a pump has. A compiled one that lacks any of it was built from older source, and the twin takes over."""
-
-
 class Status(IntEnum):
     """How `feed` and `send` ended."""
 

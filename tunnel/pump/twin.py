@@ -51,6 +51,7 @@ __all__ = [
     "send",
     "split",
 ]
+"""What a pump has. A compiled one that lacks any of it was built from older source, and the twin takes over."""
 
 
 class _Intake:
