@@ -30,6 +30,7 @@ class Bench:
     def __init__(self, pump: ModuleType, context: zmq.Context[Socket], local: tuple[int, int], router: bool) -> None:
         self.pump = pump
         self.local, self.application = connected(context, "tcp", *local)
+        assert self.local.poll(SECONDS * 1000, zmq.POLLOUT)  # else what is fed at once meets EAGAIN
         if router:
             self.link, self.far = connected(context, "tcp", zmq.ROUTER, zmq.DEALER, IDENTITY=b"\x01lane")
             self.far.send(b"hello")
