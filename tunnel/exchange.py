@@ -70,7 +70,9 @@ class Exchange:
 
     def breach(self, peer: Peer, error: RemoteProtocolError) -> None:
         self._log.warn("protocol-breach", peer=peer.side, code=error.code, reason=str(error))
-        self.redial(peer.side, str(error))
+        link = self._link(peer)
+        if link is not None:
+            link.breach(peer, error)
 
     def settle(self) -> None:
         if self._settling:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tunnel.carriers import CARRIERS, Lane
 from tunnel.config.plan import DialPlan, KeyPair, ListenPlan
-from tunnel.errors import LocalError
+from tunnel.errors import LocalError, RemoteProtocolError
 from tunnel.limits import BYE_LINGER_S
 from tunnel.link.dialler import Dial, Dialler, HangUp, State
 from tunnel.link.listener import Listener
@@ -101,6 +101,11 @@ class DialLink:
     def redial(self, reason: str) -> None:
         """Meet the peer anew: what the two tell each other has changed."""
         self.dialler.redial(reason, self._reactor.now())
+        self.transmit()
+
+    def breach(self, _peer: Peer, error: RemoteProtocolError) -> None:
+        """The peer broke the protocol, found out too late to be the answer to a frame."""
+        self.dialler.break_off(error, self._reactor.now())
         self.transmit()
 
     def goodbye(self, text: str) -> None:
@@ -293,6 +298,11 @@ class ListenLink:
     def redial(self, side: str, reason: str) -> None:
         """Have a side meet us anew."""
         self.listener.break_off(side, "reload", reason)
+        self.transmit()
+
+    def breach(self, peer: Peer, error: RemoteProtocolError) -> None:
+        """See DialLink.breach."""
+        self.listener.break_off(peer.side, error.code, str(error))
         self.transmit()
 
     def goodbye(self, text: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.link.ends import Ends, kinds, piece, refusal, route, token
+from tunnel.errors import RemoteProtocolError
 from tunnel.limits import EVICTED_S, HANDSHAKE_S, HELLO_BURST, HELLO_GAP_S, REDIAL_MIN_S, SILENCE_S
 from tunnel.link import wire
 from tunnel.link.acks import FOREVER
@@ -364,6 +365,30 @@ def test_a_breach_on_an_open_link_breaks_it_off_and_it_comes_back() -> None:
     ends.to_a(ends.from_z())
     assert "never sent (sequence)" in ends.dialler.reason
     ends.now += 1
+    ends.connect()
+
+
+@pytest.mark.parametrize("by", ["a", "z"])
+def test_a_breach_that_is_found_out_late_is_told_and_followed_by_a_pause(by: str) -> None:
+    """While a batch is fed, say: there is no frame to answer, but else all is as with any breach."""
+    ends = joined()
+    ends.connect()
+    error = RemoteProtocolError("batch", "a batch is malformed")
+    for _ in range(2):  # found out twice at once, it ends one connection
+        if by == "a":
+            ends.dialler.break_off(error, ends.now)
+        else:
+            ends.listener.break_off("a", error.code, str(error))
+    up, down = ends.from_a(), ends.from_z()
+    assert kinds(up if by == "a" else down) == ["REFUSE"]
+    ends.to_z(up)
+    ends.to_a(down)
+    assert not ends.a.is_open
+    assert not ends.z.is_open
+    assert ends.dialler.deadline() > ends.now
+    assert "malformed" in ends.dialler.reason
+    assert "malformed" in ends.listener.reason("a")
+    ends.now += 60
     ends.connect()
 
 

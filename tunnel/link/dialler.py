@@ -157,9 +157,15 @@ class Dialler:
         try:
             self._dispatch(lane, parts, now)
         except RemoteProtocolError as error:
-            refusal = wire.encode_json(Kind.REFUSE, {"code": error.code, "text": str(error)})
-            self._hang_up(str(error), now)
-            self._outbox = [(Lane.CONTROL, refusal)]
+            self.break_off(error, now)
+
+    def break_off(self, error: RemoteProtocolError, now: float) -> None:
+        """The listener broke the protocol: tell it, hang up, and pause before the next try."""
+        if self.state is State.IDLE:
+            return
+        refusal = wire.encode_json(Kind.REFUSE, {"code": error.code, "text": str(error)})
+        self._hang_up(str(error), now)
+        self._outbox = [(Lane.CONTROL, refusal)]
 
     def _dispatch(self, lane: Lane, parts: Sequence[Segment], now: float) -> None:
         kind = wire.kind_of(parts)
