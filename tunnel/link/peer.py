@@ -249,9 +249,12 @@ class Peer:
             Data(outbound.channel, batch.seq, int(batch.born * 1e6), batch.messages, batch.more, ack)
         )
         self.credit.add(len(header) + batch.size, now)
+        segments = batch.segments
         if batch.size <= INLINE_BYTES:
-            return [b"".join((header, *batch.segments))]
-        return [header, *batch.segments]
+            return [b"".join((header, *segments))]
+        if len(segments[0]) <= INLINE_BYTES:  # what comes before a large frame; every part is encrypted for itself
+            return [b"".join((header, segments[0])), *segments[1:]]
+        return [header, *segments]
 
     def _ping(self, lane: Lane, now: float) -> None:
         self._outbox.append((lane, self._heartbeat.ping(lane, now)))
