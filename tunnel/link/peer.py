@@ -252,7 +252,7 @@ class Peer:
         segments = batch.segments
         if batch.size <= INLINE_BYTES:
             return [b"".join((header, *segments))]
-        if segments and len(segments[0]) <= INLINE_BYTES:  # what comes before a large frame; every part is encrypted for itself
+        if segments and len(segments[0]) <= INLINE_BYTES:  # what stands before a large frame: a part less to encrypt
             return [b"".join((header, segments[0])), *segments[1:]]
         return [header, *segments]
 
