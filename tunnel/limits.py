@@ -73,6 +73,12 @@ ACK_BYTES: Final = LANE_CREDIT_BYTES // 8
 ACK_DELAY_S: Final = 0.002
 """An acknowledgement that found no frame to ride on goes by itself after this time."""
 
+# --- streams ---------------------------------------------------------------------------------------------------------
+STREAM_CONNECTIONS: Final = 1024
+"""Connections of one stream route at a time, at one half, unless the table says otherwise."""
+STREAM_CONNECT_S: Final = 10.0
+"""How long a target may take to answer, and a client may wait for the link, unless the table says otherwise."""
+
 # --- liveness --------------------------------------------------------------------------------------------------------
 PING_IDLE_S: Final = 5.0
 """A lane that said nothing for this long is pinged."""

@@ -12,6 +12,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from tunnel.carriers import CARRIERS, Lane
@@ -199,9 +200,9 @@ class DialLink:
 
     async def _dial(self, attempt: int, address: str, key: str) -> None:
         try:
-            numeric = await resolve(address)
+            numeric = await resolve(self.plan.via.get(address, address))
             chosen = numeric[(attempt - 1) % len(numeric)]
-            carrier = CARRIERS[scheme(address)]
+            carrier = CARRIERS[scheme(chosen)]
             self._dialled = carrier.dial(self._reactor, chosen, self._own, key, self.plan.source, self)
         except LocalError as error:
             self.lost(Lane.CONTROL, str(error))
@@ -273,8 +274,11 @@ class ListenLink:
 
     def start(self) -> None:
         for port in self._ports:
-            carrier = CARRIERS[scheme(port.plan.address)]
-            port.listening = carrier.listen(self._reactor, self._zap, port.plan, self._own, self._who(port.plan), port)
+            plan = port.plan
+            if plan.via is not None:
+                plan = replace(plan, address=plan.via, mode=None, group=None)
+            carrier = CARRIERS[scheme(plan.address)]
+            port.listening = carrier.listen(self._reactor, self._zap, plan, self._own, self._who(plan), port)
         self._alarm.set(self.listener.deadline())
 
     def _who(self, plan: ListenPlan) -> Callable[[str], str | None]:
@@ -402,4 +406,6 @@ class ListenLink:
 def _port_status(port: _Port, listening: Listening) -> dict[str, Any]:
     status = listening.status()
     status["refused"] = {**status["refused"], **port.refused}
+    if port.plan.via is not None:
+        status["address"] = port.plan.address
     return status

@@ -14,7 +14,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from tunnel.config import values
-from tunnel.config.plan import Delivery, Network, Overflow, Pattern, Priority
+from tunnel.config.plan import Delivery, Network, Overflow, Priority
 from tunnel.config.values import Method, listing, suggest
 
 T = TypeVar("T")
@@ -166,7 +166,7 @@ DialAddress = Annotated[str, _endpoint(values.link_address, "connect"), _ENDPOIN
 
 PATTERNS: Final = ("reqrep", "pubsub", "pipeline", "pair")
 PatternWord = Annotated[
-    Pattern,
+    Literal["reqrep", "pubsub", "pipeline", "pair"],
     _pick(
         "pattern",
         PATTERNS,

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Literal
 
 from tunnel.keys import KeyPair, Secret
-from tunnel.limits import LOCAL_HWM, MAX_MESSAGE_BYTES, WINDOW_BYTES
+from tunnel.limits import LOCAL_HWM, MAX_MESSAGE_BYTES, STREAM_CONNECT_S, STREAM_CONNECTIONS, WINDOW_BYTES
 
-Pattern = Literal["reqrep", "pubsub", "pipeline", "pair"]
+Pattern = Literal["reqrep", "pubsub", "pipeline", "pair", "stream"]
 Where = Literal["from", "to"]
-Socket = Literal["ROUTER", "DEALER", "XSUB", "XPUB", "PULL", "PUSH", "PAIR"]
+Socket = Literal["ROUTER", "DEALER", "XSUB", "XPUB", "PULL", "PUSH", "PAIR", "TCP"]
+"""TCP: a byte stream, over TCP or a unix socket (pattern stream)."""
+Scheme = Literal["ssh", "http", "https"]
+"""Schemes whose carrier has a process of its own."""
 Delivery = Literal["live", "confirmed"]
 Overflow = Literal["block", "drop-newest", "drop-oldest", "keep-latest"]
 Priority = Literal["high", "normal", "bulk"]
@@ -24,6 +27,7 @@ Network = IPv4Network | IPv6Network
 
 __all__ = [
     "Allow",
+    "CarrierPlan",
     "Curve",
     "DialPlan",
     "EndPlan",
@@ -32,8 +36,12 @@ __all__ = [
     "ListenPlan",
     "Plain",
     "Plan",
+    "ProxyPlan",
     "RoutePlan",
     "Secret",
+    "SshPlan",
+    "StreamPlan",
+    "TlsPlan",
     "Topics",
 ]
 
@@ -105,6 +113,20 @@ class Topics:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """What only a stream route has."""
+
+    connections: int = STREAM_CONNECTIONS
+    """Connections at a time, at this half."""
+    idle_s: float | None = None
+    """A connection without a byte either way for so long is closed; None: never."""
+    connect_s: float = STREAM_CONNECT_S
+    """How long the target may take to answer, and a client may wait for the link."""
+    proxy_protocol: bool = False
+    """`to`: the target is told by PROXY protocol v2 who connected."""
+
+
+@dataclass(frozen=True, slots=True)
 class RoutePlan:
     """One route as this side runs it."""
 
@@ -129,6 +151,73 @@ class RoutePlan:
     topics: Topics = Topics()
     subscribe: tuple[bytes, ...] = ()
     """Standing subscriptions of a pubsub route."""
+    stream: StreamPlan | None = None
+    """pattern stream only."""
+
+
+@dataclass(frozen=True, slots=True)
+class SshPlan:
+    """How an ssh:// link gets through a sshd."""
+
+    user: str
+    host: str
+    port: int
+    target: str
+    """dial: where the far device listens, as seen from the sshd; listen: what the sshd is asked to open.
+    `HOST:PORT` (IPv6 in brackets), or the absolute path of a unix socket."""
+    backend: Literal["paramiko", "openssh"] = "paramiko"
+    identity: tuple[Path, ...] = ()
+    """Private key files; none: the agent's keys, then ~/.ssh/id_*."""
+    passphrase: Secret | None = None
+    agent: bool = True
+    known_hosts: tuple[Path, ...] = ()
+    """None given: ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts."""
+    config: Path | None = None
+    """openssh: its configuration file (-F)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsPlan:
+    """TLS of an https:// link. dial: `cert` and `key` are the client's own, `ca` alone is trusted.
+    listen: `cert` and `key` are the server's, `ca` signs the client certificates that are asked for."""
+
+    cert: Path | None = None
+    key: Path | None = None
+    ca: Path | None = None
+    pin: tuple[str, ...] = ()
+    """SHA-256 of the server's certificate, 64 hex digits each; any of them will do, and no CA is asked then."""
+    server_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyPlan:
+    """An HTTP proxy on the way: `http://host:port`. A url of "" forbids the one that the environment names."""
+
+    url: str
+    username: str | None = None
+    password: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CarrierPlan:
+    """A process that carries the bytes of a link's own connections inside something else (docs/carriers.md)."""
+
+    name: str
+    """Of the process: `ssh-dmz`, `https-dmz-2`."""
+    scheme: Scheme
+    role: Literal["dial", "listen"]
+    address: str
+    """As in the table."""
+    socket: Path
+    """Where it meets the device, in the private runtime folder. dial: the carrier listens, the device connects;
+    listen: the device listens, the carrier connects."""
+    peers: tuple[str, ...]
+    allow: Allow = Allow()
+    """listen: who may connect, where the carrier itself can tell."""
+    ssh: SshPlan | None = None
+    tls: TlsPlan | None = None
+    proxy: ProxyPlan | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +230,8 @@ class ListenPlan:
     allow: Allow = Allow()
     mode: int | None = None
     group: str | None = None
+    via: str | None = None
+    """The unix endpoint to open in place of `address`: a carrier with a process of its own connects there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +243,8 @@ class DialPlan:
     """Tried in turn."""
     source: str | None = None
     """Local address to dial from."""
+    via: dict[str, str] = field(default_factory=dict)
+    """address → the unix endpoint to dial in its place, where a carrier with a process of its own listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,4 +265,6 @@ class Plan:
     ipc_dir: Path
     """Where relative application `ipc://` sockets live."""
     session_bytes: int
+    carriers: tuple[CarrierPlan, ...] = ()
+    """Processes that carry links."""
     warnings: tuple[str, ...] = field(default=())

@@ -1,4 +1,4 @@
-"""Plan → the processes of a side. Today that is the device; carriers and bridges with a process of their own join here.
+"""Plan → the processes of a side: the device, and the carriers with a process of their own. Bridges will join here.
 
 The list is written to `programs.json` in the runtime folder; supervisord's configuration holds names only, so that no
 path, however odd, has to survive its quoting (`tunnel/supervise/child.py` reads the list and becomes the program).
@@ -17,7 +17,7 @@ import tunnel
 from tunnel.limits import STOP_WAIT_S
 
 if TYPE_CHECKING:
-    from tunnel.config.plan import Plan
+    from tunnel.config.plan import CarrierPlan, Plan
 
 PROGRAMS: Final = "programs.json"
 KEEPER: Final = "keeper"
@@ -44,7 +44,7 @@ class Program:
 
 def programs(plan: Plan) -> tuple[Program, ...]:
     """Every process of this side."""
-    return (_device(plan),)
+    return (_device(plan), *(_carrier(plan, carrier) for carrier in plan.carriers))
 
 
 def keeper() -> Program:
@@ -55,6 +55,12 @@ def keeper() -> Program:
 def _device(plan: Plan) -> Program:
     argv = (*_python(), "-m", "tunnel.device", str(plan.table), "--as", plan.side)
     return Program("device", argv, _environment(), control="device.sock", order=100)
+
+
+def _carrier(plan: Plan, carrier: CarrierPlan) -> Program:
+    argv = (*_python(), "-m", "tunnel.carriers.process", str(plan.table), "--as", plan.side, "--carrier", carrier.name)
+    told = {"ZTUNNEL_CARRIER": hashlib.sha256(repr(carrier).encode()).hexdigest()[:12]}
+    return Program(carrier.name, argv, _environment() | told, control=f"{carrier.name}.sock", order=150)
 
 
 def _python() -> tuple[str, ...]:
