@@ -21,6 +21,7 @@ demo: setup
 	@$(PYTHON_HERE) -m demo $(ARGS)
 
 test: setup
+	@scripts/servers
 	@scripts/test $(ARGS)
 
 bench: setup
