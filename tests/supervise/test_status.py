@@ -46,6 +46,7 @@ def status(**other: Any) -> dict[str, Any]:
         "processes": [process(), process("keeper")],
         "links": [link],
         "ports": [port],
+        "carriers": [],
         "routes": {"tasks": route()},
         **other,
     }

@@ -53,6 +53,9 @@ def render_status(status: dict[str, Any], rates: dict[str, dict[str, float]] | N
         parts += [Text(), _rows(("LINK TO", "STATE", "RTT", "RESUMES", "REDIALS"), map(_link, status["links"]))]
     if status["ports"]:
         parts += [Text(), _rows(("LINK PORT", "STATE", "CONNECTIONS", "REFUSED"), map(_port, status["ports"]))]
+    if status["carriers"]:
+        carried = ("CARRIER", "STATE", "ADDRESS", "CONNECTIONS", "HOW", "REFUSED")
+        parts += [Text(), _rows(carried, map(_carrier, status["carriers"]))]
     if status["routes"]:
         head = ("ROUTE", "PATTERN", "END", "STATE", "IN", "OUT", "UNACKED", "DROPPED")
         rows = [_route(name, route, rates) for name, route in status["routes"].items()]
@@ -112,6 +115,12 @@ def _link(link: dict[str, Any]) -> tuple[object, ...]:
 def _port(port: dict[str, Any]) -> tuple[object, ...]:
     refused = ", ".join(f"{reason} {count}" for reason, count in port["refused"].items() if count)
     return (port["address"], port["state"], port["connections"], refused or "-")
+
+
+def _carrier(carrier: dict[str, Any]) -> tuple[object, ...]:
+    refused = ", ".join(f"{reason} {count}" for reason, count in carrier["refused"].items() if count)
+    how = ", ".join(str(word) for word in carrier["detail"].values() if word)
+    return (carrier["name"], carrier["state"], carrier["address"], carrier["connections"], how or "-", refused or "-")
 
 
 def _route(name: str, route: dict[str, Any], rates: dict[str, dict[str, float]] | None) -> tuple[object, ...]:

@@ -11,7 +11,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import tunnel
 from tunnel.limits import STOP_WAIT_S
@@ -33,6 +33,8 @@ class Program:
     stop_wait_s: int = STOP_WAIT_S
     control: str | None = None
     """Its control socket in the runtime folder; None: it has none."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """A carrier: {scheme, role, address, peers}, for the status of one that does not answer."""
     order: int = 200
     """Lower ones start first and stop last. Never by place in a list: a sibling's coming would be a change."""
 
@@ -60,7 +62,13 @@ def _device(plan: Plan) -> Program:
 def _carrier(plan: Plan, carrier: CarrierPlan) -> Program:
     argv = (*_python(), "-m", "tunnel.carriers.process", str(plan.table), "--as", plan.side, "--carrier", carrier.name)
     told = {"ZTUNNEL_CARRIER": hashlib.sha256(repr(carrier).encode()).hexdigest()[:12]}
-    return Program(carrier.name, argv, _environment() | told, control=f"{carrier.name}.sock", order=150)
+    about = {
+        "scheme": carrier.scheme,
+        "role": carrier.role,
+        "address": carrier.address,
+        "peers": list(carrier.peers),
+    }
+    return Program(carrier.name, argv, _environment() | told, control=f"{carrier.name}.sock", about=about, order=150)
 
 
 def _python() -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""One answer to "how is it?": the device's own account, supervisord's list of processes and the keeper's notes.
+"""One answer to "how is it?": the device's own account, the carriers', supervisord's list, the keeper's notes.
 
 The shape (`status --json`) is in docs/operations.md. It comes within CONTROL_TIMEOUT_S even when the device hangs; the
 routes are then unknown and `error` says so.
@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from tunnel.control import ask
 from tunnel.errors import NotRunningError, ZtunnelError
 from tunnel.limits import CONTROL_TIMEOUT_S
+from tunnel.supervise import carriers
 from tunnel.supervise.daemon import Supervisor
 from tunnel.supervise.keeper import REPORT
 from tunnel.supervise.places import DEVICE_SOCKET, Running
@@ -23,15 +24,16 @@ from tunnel.supervise.programs import KEEPER
 Status = dict[str, Any]
 _T = TypeVar("_T")
 _PATIENCE_S: Final = 0.8 * CONTROL_TIMEOUT_S
-"""For each of the two questions, which are asked at the same time; the rest is for the command itself."""
+"""For each of the questions, which are asked at the same time; the rest is for the command itself."""
 
 
 def read(running: Running) -> Status:
     """Ask everybody. NotRunningError: nothing of this side runs. Never raises because the device is silent."""
     if not running.alive:
         raise NotRunningError(f"{running} is not running: `ztunnel up` starts it.")
-    with ThreadPoolExecutor(max_workers=1) as aside:
+    with ThreadPoolExecutor(max_workers=2) as aside:
         asked: Future[list[dict[str, Any]]] = aside.submit(Supervisor(running, _PATIENCE_S).processes)
+        carried = aside.submit(carriers.read, running, _PATIENCE_S)
         device, error = _try(lambda: ask(running.folder / DEVICE_SOCKET, "status", _PATIENCE_S))
         listed, trouble = _try(asked.result)
     status: Status = {
@@ -44,11 +46,13 @@ def read(running: Running) -> Status:
         "processes": _processes(running, listed or []),
         "links": [],
         "ports": [],
+        "carriers": carried.result(),
         "routes": {},
     }
     if device is not None:
         status |= {k: v for k, v in device.items() if k not in ("ok", "pid", "processes")}
         status["device_pid"] = device.get("pid")
+    carriers.explain(status["links"], status["carriers"])
     status["error"] = " ".join(filter(None, (trouble, error))) or None
     status["degraded"] = degraded(status)
     return status
@@ -70,6 +74,10 @@ def degraded(status: Status) -> list[str]:
         if link["state"] != "up":
             reasons.append(f"link to {link['peer']} is {link['state']}{_because(link)}.")
     reasons += _closed_ports(status)
+    told = {link["reason"] for link in status["links"] if link["state"] != "up"}
+    for carrier in status["carriers"]:
+        if carrier["state"] not in carriers.WELL and carrier["reason"] not in told:
+            reasons.append(_told(carrier))
     for name, route in status["routes"].items():
         if route["state"] != "ready":
             reasons.append(f"route {name} is {route['state']}{_because(route)}.")
@@ -112,7 +120,7 @@ def closed(status: Status) -> list[str]:
         for name, route in status["routes"].items()
         if route["state"] == "down"
     ]
-    return reasons + _closed_ports(status)
+    return reasons + _closed_ports(status) + [_told(carrier) for carrier in carriers.shut(status["carriers"])]
 
 
 def wait_for(
@@ -160,6 +168,10 @@ def _closed_ports(status: Status) -> list[str]:
         for port in status["ports"]
         if port["state"] != "listening"
     ]
+
+
+def _told(carrier: dict[str, Any]) -> str:
+    return f"carrier {carrier['name']} is {carrier['state']}{_because(carrier)}."
 
 
 def _because(thing: dict[str, Any]) -> str:

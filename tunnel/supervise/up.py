@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tunnel.errors import LocalError, NotRunningError
 from tunnel.limits import DOWN_S
-from tunnel.supervise import daemon, logs, places, status
+from tunnel.supervise import carriers, daemon, logs, places, status
 from tunnel.supervise.daemon import Supervisor
 from tunnel.supervise.notify import Notifier
 from tunnel.supervise.places import Running
@@ -58,8 +58,9 @@ def wait_ready(running: Running, timeout_s: float, *, still_there: Callable[[], 
 
 
 def is_ready(now: Status) -> bool:
-    """Every local socket is open, every process runs (the keeper is called RUNNING only after its first second)."""
-    return bool(now["ready"]) and all(p["state"] == "RUNNING" for p in now["processes"] if p["name"] != KEEPER)
+    """All local sockets and link ports are open, all processes run (the keeper is RUNNING after its first second)."""
+    running = all(p["state"] == "RUNNING" for p in now["processes"] if p["name"] != KEEPER)
+    return bool(now["ready"]) and running and not carriers.shut(now["carriers"])
 
 
 def why_not_ready(running: Running, now: Status | None) -> list[str]:
