@@ -7,54 +7,92 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from benchmarks import report, scenarios, systems
+from benchmarks import report, scenarios, streams, systems
 from benchmarks.natives import BuildError
 from benchmarks.process import MeasureError
-from benchmarks.scenarios import Figures, Scenario
-from benchmarks.systems import System
+from benchmarks.scenarios import Figures
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
+@dataclass(frozen=True)
+class Suite:
+    """Systems that do the same, and what is measured on them."""
+
+    title: str
+    scenarios: Sequence[Any]
+    systems: Sequence[Any]
+    titles: dict[str, str]
+    targets: Sequence[report.Target]
+    missing: str = ""
+    """Why it cannot be measured here."""
+
+
+def suites() -> list[Suite]:
+    """All of them."""
+    titles = {system.name: system.title for system in streams.SYSTEMS}
+    return [
+        Suite("messages", scenarios.ALL, systems.ALL, report.COMPARED, report.TARGETS),
+        Suite("streams", streams.SCENARIOS, streams.SYSTEMS, titles, streams.TARGETS, streams.missing()),
+    ]
+
+
 def main() -> int:
     options = _parse()
-    chosen = [
-        scenario
-        for scenario in scenarios.ALL
-        if not options.only or any(word in scenario.name for word in options.only)
-    ]
-    against = [system for system in systems.ALL if not options.systems or system.name in options.systems]
-    if not chosen or not against:
-        names = ", ".join(scenario.name for scenario in scenarios.ALL)
-        print(
-            f"bench: nothing to measure. The scenarios are: {names}; the systems: ztunnel, proxies, direct.",
-            file=sys.stderr,
-        )
+    chosen = [suite for suite in (_chosen(suite, options) for suite in suites()) if suite.scenarios and suite.systems]
+    if not chosen:
+        print(f"bench: nothing to measure. {_known()}", file=sys.stderr)
         return 2
     busy, cores = os.getloadavg()[0], os.cpu_count() or 1
     if busy > 0.5 * cores:
         print(f"bench: this machine is busy (load {busy:.1f} on {cores} cores); expect noise.", file=sys.stderr)
-    try:
-        rounds, failures = _measure(chosen, against, options.rounds, options.seconds)
-    except BuildError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    medians = report.medians_of(rounds)
-    print(report.tables(medians))
-    report.write_json(options.json, rounds, medians, {"rounds": options.rounds, "seconds": options.seconds})
-    print(f"\nwritten to {options.json}")
+    everything: dict[str, dict[str, list[Figures]]] = {}
+    failures: list[str] = []
+    for suite in chosen:
+        if suite.missing:
+            failures.append(f"{suite.title}: not measured: {suite.missing}")
+            continue
+        try:
+            rounds, failed = _measure(suite.scenarios, suite.systems, options.rounds, options.seconds)
+        except BuildError as error:
+            print(f"bench: {error}", file=sys.stderr)
+            return 1
+        print(report.tables(report.medians_of(rounds), suite.titles, suite.targets), end="\n\n")
+        everything |= rounds
+        failures += failed
+    promised = [target for suite in chosen for target in suite.targets]
+    told = {"rounds": options.rounds, "seconds": options.seconds}
+    report.write_json(options.json, everything, report.medians_of(everything), promised, told)
+    print(f"written to {options.json}")
     for failure in failures:
         print(f"bench: {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _chosen(suite: Suite, options: argparse.Namespace) -> Suite:
+    """What of it was asked for."""
+    wanted = [s for s in suite.scenarios if not options.only or any(word in s.name for word in options.only)]
+    against = [s for s in suite.systems if not options.systems or s.name in options.systems]
+    return replace(suite, scenarios=wanted, systems=against)
+
+
+def _known() -> str:
+    return " ".join(
+        f"The scenarios of {suite.title} are: {', '.join(s.name for s in suite.scenarios)}; "
+        f"the systems: {', '.join(s.name for s in suite.systems)}."
+        for suite in suites()
+    )
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two rounds of one second: a look, not a measurement")
     parser.add_argument("--only", action="append", metavar="WORDS", help="scenarios whose name contains these words")
-    parser.add_argument("--systems", nargs="+", metavar="NAME", help="of ztunnel, proxies, direct")
+    parser.add_argument("--systems", nargs="+", metavar="NAME", help="of ztunnel, proxies, direct; stream, ssh -L, ...")
     parser.add_argument("--rounds", type=int, help="measurements of each, of which the median counts (5)")
     parser.add_argument("--seconds", type=float, help="length of one measurement (2)")
     parser.add_argument(
@@ -69,7 +107,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _measure(
-    chosen: Sequence[Scenario], against: Sequence[System], rounds: int, seconds: float
+    chosen: Sequence[Any], against: Sequence[Any], rounds: int, seconds: float
 ) -> tuple[dict[str, dict[str, list[Figures]]], list[str]]:
     found: dict[str, dict[str, list[Figures]]] = {scenario.name: {} for scenario in chosen}
     failures = []
@@ -89,7 +127,7 @@ def _measure(
     return found, failures
 
 
-def _progress(number: int, rounds: int, scenario: Scenario, system: System, figures: Figures) -> None:
+def _progress(number: int, rounds: int, scenario: Any, system: Any, figures: Figures) -> None:
     shown = ", ".join(f"{report.TITLES[name][0]} {report.TITLES[name][1](value)}" for name, value in figures.items())
     print(f"round {number}/{rounds}  {scenario.name:<24} {system.name:<8} {shown}", file=sys.stderr, flush=True)
 

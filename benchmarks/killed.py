@@ -31,20 +31,6 @@ QUIET_S = 3.0
 """A sender that could send nothing for this long is blocked; a consumer that got nothing has everything."""
 
 
-class Tuned(Ztunnel):
-    """ztunnel with a smaller kernel buffer at its local ends."""
-
-    def __init__(self, sndbuf: str | None) -> None:
-        self._sndbuf = sndbuf
-
-    def _write_table(self, home: Path, routes: Any) -> tuple[Path, dict[str, list[str]]]:
-        table, clients = super()._write_table(home, routes)
-        if self._sndbuf:
-            with table.open("a") as text:
-                text.write(f"defaults:\n  sndbuf: {self._sndbuf}\n")
-        return table, clients
-
-
 def consume(address: str, told: Connection, hwm: int) -> None:
     """A PULL application: tells every number that it got."""
     socket = zmq.Context().socket(zmq.PULL)
@@ -120,7 +106,7 @@ def measure(victim: str, size: int, sndbuf: str | None, folder: Path) -> tuple[i
     """(lost, repeated) of one kill."""
     (port,) = free_ports(1)
     exit_end = f"tcp://127.0.0.1:{port}"
-    with Tuned(sndbuf).join(folder, {"tasks": ("pipeline", f"bind {exit_end}")}) as joined:
+    with Ztunnel(sndbuf).join(folder, {"tasks": ("pipeline", f"bind {exit_end}")}) as joined:
         far: Process = joined.halves[1]
         with consumer(exit_end, hwm=1) as (process, got):
             sender = Sender(joined.clients["tasks"][0].removeprefix("connect="), size)

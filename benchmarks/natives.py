@@ -13,7 +13,7 @@ import zmq
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "native"
 BUILD = HERE / "build"
-PROGRAMS = ("sender", "receiver", "requester", "replier", "half")
+PROGRAMS = ("sender", "receiver", "requester", "replier", "half", "source", "sink")
 
 
 class BuildError(RuntimeError):

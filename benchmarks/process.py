@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -132,3 +133,15 @@ class Process:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self.end()
+
+
+def wait_for_port(port: int, within_s: float = 30.0) -> None:
+    """Until something listens there, on loopback."""
+    deadline = time.monotonic() + within_s
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if time.monotonic() > deadline:
+            raise MeasureError(f"nothing listens at port {port} after {within_s:g} s")
+        time.sleep(0.02)

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ WINDOWS_MB = 2 * 2 * 4 * 1.048576
 
 @dataclass(frozen=True)
 class Target:
-    """A promise: a figure of ztunnel, or its ratio to the proxies', and where it must lie."""
+    """A promise: a figure of one system (`ours`), or its ratio to another's (`base`), and where it must lie."""
 
     scenario: str
     says: str
@@ -33,14 +33,16 @@ class Target:
     must: float
     aim: float | None = None
     at_least: bool = False
+    ours: str = "ztunnel"
+    base: str = "proxies"
 
     def value(self, medians: Medians) -> float | None:
         """What was measured, or None when that scenario or system did not run."""
         systems = medians.get(self.scenario, {})
-        ours = systems.get("ztunnel", {}).get(self.figure)
+        ours = systems.get(self.ours, {}).get(self.figure)
         if ours is None or not self.ratio:
             return ours
-        theirs = systems.get("proxies", {}).get(self.figure)
+        theirs = systems.get(self.base, {}).get(self.figure)
         return ours / theirs if theirs else None
 
     def met(self, value: float) -> str:
@@ -78,7 +80,13 @@ TARGETS: tuple[Target, ...] = (
     *stopped("stopped consumer 1 MiB", "1 MiB messages"),
 )
 
+COMPARED = {"ztunnel": "ztunnel", "proxies": "(a) two zmq_proxy", "direct": "(b) direct"}
+"""The systems that carry messages, as the report calls them."""
 TITLES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "mb_s": ("MB/s", lambda value: f"{value:,.0f}"),
+    "cpu_gb_s": ("CPU s per GB, between", lambda value: f"{value:.2f}"),
+    "opened_s": ("connections opened a second", lambda value: f"{value:,.0f}"),
+    "kb_each": ("KB resident each", lambda value: f"{value:.1f}"),
     "rate": ("messages/s", lambda value: f"{value:,.0f}"),
     "p50_us": ("p50 µs", lambda value: f"{value:,.0f}"),
     "p99_us": ("p99 µs", lambda value: f"{value:,.0f}"),
@@ -104,11 +112,11 @@ def medians_of(rounds: dict[str, dict[str, list[Figures]]]) -> Medians:
     }
 
 
-def _rows(medians: Medians) -> list[list[str]]:
+def _rows(medians: Medians, names: Sequence[str]) -> list[list[str]]:
     rows = []
     for scenario, systems in medians.items():
         for figure, (title, show) in TITLES.items():
-            values = [systems.get(system, {}).get(figure) for system in ("ztunnel", "proxies", "direct")]
+            values = [systems.get(system, {}).get(figure) for system in names]
             if all(value is None for value in values):
                 continue
             ours, *others = values
@@ -117,9 +125,9 @@ def _rows(medians: Medians) -> list[list[str]]:
     return rows
 
 
-def _target_rows(medians: Medians) -> list[list[str]]:
+def _target_rows(medians: Medians, targets: Sequence[Target]) -> list[list[str]]:
     rows = []
-    for target in TARGETS:
+    for target in targets:
         value = target.value(medians)
         if value is not None:
             sign = "≥" if target.at_least else "≤"
@@ -139,23 +147,25 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def tables(medians: Medians) -> str:
-    """Both tables: every figure, and the targets."""
-    measured = markdown(
-        ["scenario", "figure", "ztunnel", "(a) two zmq_proxy", "(b) direct", "ztunnel/(a)", "ztunnel/(b)"],
-        _rows(medians),
-    )
-    targets = markdown(["target", "measured", "must", "aim", ""], _target_rows(medians))
-    return f"{measured}\n\n{targets}"
+def tables(medians: Medians, systems: Mapping[str, str] = COMPARED, targets: Sequence[Target] = TARGETS) -> str:
+    """Both tables: every figure, and the targets. `systems`: name → title; the first is held against the others."""
+    ours, *others = systems.values()
+    ratios = [f"{ours}/{other.split()[0] if other.startswith('(') else other}" for other in others]
+    measured = markdown(["scenario", "figure", ours, *others, *ratios], _rows(medians, list(systems)))
+    return f"{measured}\n\n{markdown(['target', 'measured', 'must', 'aim', ''], _target_rows(medians, targets))}"
 
 
 def write_json(
-    path: Path, rounds: dict[str, dict[str, list[Figures]]], medians: Medians, options: dict[str, Any]
+    path: Path,
+    rounds: dict[str, dict[str, list[Figures]]],
+    medians: Medians,
+    promised: Sequence[Target],
+    options: dict[str, Any],
 ) -> None:
     """Everything measured, with the machine it was measured on."""
     targets = [
         {"target": target.says, "value": value, "must": target.must, "aim": target.aim, "result": target.met(value)}
-        for target in TARGETS
+        for target in promised
         if (value := target.value(medians)) is not None
     ]
     content = {

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from benchmarks import natives
 from benchmarks.process import MeasureError, Process
@@ -20,6 +20,7 @@ from demo.ports import free_ports
 
 KIB, MIB = 1024, 1024 * 1024
 Figures = dict[str, float]
+T = TypeVar("T")
 
 
 class Scenario(Protocol):
@@ -51,7 +52,11 @@ class Stage:
         return self._stack.enter_context(Process(name, natives.command(name, *arguments), self.folder))
 
     def join(self, system: System, routes: Routes) -> Joined:
-        return self._stack.enter_context(system.join(self.folder, routes))
+        return self.enter(system.join(self.folder, routes))
+
+    def enter(self, context: AbstractContextManager[T]) -> T:
+        """Enter a context that is left when the stage is cleared."""
+        return self._stack.enter_context(context)
 
 
 @contextmanager

@@ -110,45 +110,19 @@ class Ztunnel:
 
     name = "ztunnel"
 
+    def __init__(self, sndbuf: str | None = None) -> None:
+        self._sndbuf = sndbuf
+
     def service_arguments(self) -> list[str]:
         return []
 
     @contextmanager
     def join(self, folder: Path, routes: Routes) -> Iterator[Joined]:
-        from tunnel.config import read_plan
-
-        home = folder / f"table{next(_numbers)}"
-        table, clients = self._write_table(home, routes)
-        with ExitStack() as stack:
-            halves = []
-            for side in ("dmz", "plant"):
-                runtime = read_plan(table, side).runtime_dir
-                stack.callback(shutil.rmtree, runtime, ignore_errors=True)
-                command = [sys.executable, "-m", "tunnel.device", str(table), "--as", side]
-                half = Process(f"{side} half", command, folder, env={**os.environ, "PYTHONUNBUFFERED": "1"})
-                stack.callback(half.end, gently_s=8.0)
-                halves.append(half)
-            yield Joined(clients, halves)
-
-    def _write_table(self, home: Path, routes: Routes) -> tuple[Path, dict[str, list[str]]]:
-        from tunnel.keys import write_pair
-
-        for side in ("dmz", "plant"):
-            write_pair(home / "keys", side)
         link, *entries = free_ports(1 + len(routes))
-        lines = [
-            "version: 1",
-            f"name: bench-{os.getpid()}-{next(_numbers)}",
-            "sides:",
-            "  dmz:",
-            "    key: keys/dmz.key",
-            "  plant:",
-            "    key: keys/plant.key",
-            "links:",
-            f"  - listen: dmz tcp://127.0.0.1:{link}",
-            f"    dial: plant tcp://127.0.0.1:{link}",
-            "routes:",
-        ]
+        address = f"tcp://127.0.0.1:{link}"
+        lines = ["links:", f"  - listen: dmz {address}", f"    dial: plant {address}", "routes:"]
+        if self._sndbuf:
+            lines = ["defaults:", f"  sndbuf: {self._sndbuf}", *lines]
         clients = {}
         for entry, (name, (pattern, end)) in zip(entries, routes.items(), strict=True):
             lines += [
@@ -157,13 +131,45 @@ class Ztunnel:
                 f"    from: dmz bind tcp://127.0.0.1:{entry}",
                 f"    to: plant {end}",
                 "    delivery: confirmed",
+                *(["    max_age: never"] if pattern in ("reqrep", "pair") else []),
             ]
-            if pattern in ("reqrep", "pair"):
-                lines.append("    max_age: never")
             clients[name] = [f"connect=tcp://127.0.0.1:{entry}"]
-        table = home / "bench.yaml"
-        table.write_text("\n".join(lines) + "\n")
-        return table, clients
+        with halves_of(folder / fresh_name(), lines) as halves:
+            yield Joined(clients, halves)
+
+
+def fresh_name() -> str:
+    """A table's name that no other one has."""
+    return f"bench-{os.getpid()}-{next(_numbers)}"
+
+
+@contextmanager
+def halves_of(home: Path, lines: list[str]) -> Iterator[list[Process]]:
+    """The devices of the sides dmz and plant, and their carriers where links have some; `lines`: links and routes."""
+    from tunnel.config import read_plan
+    from tunnel.keys import write_pair
+
+    for side in ("dmz", "plant"):
+        write_pair(home / "keys", side)
+    sides = ["sides:", "  dmz:", "    key: keys/dmz.key", "  plant:", "    key: keys/plant.key"]
+    table = home / "bench.yaml"
+    table.write_text("\n".join(["version: 1", f"name: {home.name}", *sides, *lines]) + "\n")
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with ExitStack() as stack:
+        halves = []
+
+        def start(name: str, module: str, *more: str) -> None:
+            command = [sys.executable, "-m", module, str(table), "--as", side, *more]
+            halves.append(Process(name, command, home, env=environment))
+            stack.callback(halves[-1].end, gently_s=8.0)
+
+        for side in ("dmz", "plant"):
+            plan = read_plan(table, side)
+            stack.callback(shutil.rmtree, plan.runtime_dir, ignore_errors=True)
+            start(f"{side} half", "tunnel.device")
+            for carrier in plan.carriers:
+                start(carrier.name, "tunnel.carriers.process", "--carrier", carrier.name)
+        yield halves
 
 
 ALL: tuple[System, ...] = (Ztunnel(), Proxies(), Direct())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
 
-from benchmarks import natives, scenarios, systems
+from benchmarks import natives, scenarios, streams, systems
 from benchmarks.process import MeasureError, Process
 from benchmarks.report import TARGETS, Target, medians_of, tables
 
@@ -85,6 +86,34 @@ def test_the_report_shows_figures_ratios_and_verdicts() -> None:
 
 
 def test_every_target_belongs_to_a_scenario() -> None:
-    names = {scenario.name for scenario in scenarios.ALL}
-    assert TARGETS
-    assert [target.says for target in TARGETS if target.scenario not in names] == []
+    names = {scenario.name for scenario in (*scenarios.ALL, *streams.SCENARIOS)}
+    targets = (*TARGETS, *streams.TARGETS)
+    assert len(targets) > 20
+    assert [target.says for target in targets if target.scenario not in names] == []
+
+
+def test_bytes_are_counted_at_both_ends(tmp_path: Path) -> None:
+    with Process("sink", natives.command("sink", "connections=3"), tmp_path) as sink:
+        endpoint = sink.line("bound ").split()[-1]
+        arguments = [f"connect={endpoint}", "connections=3", "seconds=0.1"]
+        with Process("source", natives.command("source", *arguments), tmp_path) as source:
+            sink.line("probe")
+            source.go()
+            came, sent = sink.result(), source.result()
+    assert came["bytes"] == sent["bytes"] > 100_000
+    assert came["seconds"] > 0
+
+
+@pytest.mark.skipif(bool(streams.missing()), reason=streams.missing())
+def test_ssh_carries_the_baseline_of_streams(tmp_path: Path) -> None:
+    figures = streams.Bulk("some", 2).run(streams.SshForward(), tmp_path, 0.2)
+    assert figures["mb_s"] > 1
+    assert streams.RoundTrip().run(streams.SshForward(), tmp_path, 0.2)["p50_us"] > 0
+
+
+def test_a_service_that_echoes(tmp_path: Path) -> None:
+    with (
+        streams.echoing() as address,
+        socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as client,
+    ):
+        streams.answer(client)
