@@ -4,42 +4,25 @@ from __future__ import annotations
 
 import os
 import resource
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final
 
+from tunnel.cli import doctor_links
+from tunnel.cli.findings import Finding
 from tunnel.errors import ZtunnelError
 
 if TYPE_CHECKING:
     from tunnel.config.plan import Plan
 
-State = Literal["ok", "warn", "bad"]
 _LIBZMQ: Final = (4, 3, 3)
 """Older ones have holes that a stranger at the port can use (CVE-2020-15166 and others)."""
 _DESCRIPTORS: Final = 4096
 _OLDEST_CLOCK: Final = 1_735_689_600
 """2025-01-01: a clock before that was never set."""
-_LOOKUP_SLOW_S: Final = 1.0
-_DIAL_S: Final = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One result; `remedy` says what to do, empty when nothing."""
-
-    state: State
-    what: str
-    detail: str
-    remedy: str = ""
-
-    def as_dict(self) -> dict[str, str]:
-        return asdict(self)
 
 
 def examine(table: str | None, side: str | None) -> list[Finding]:
@@ -49,7 +32,7 @@ def examine(table: str | None, side: str | None) -> list[Finding]:
     if finding:
         findings.append(finding)
     if plan is not None:
-        findings += _folder(plan.runtime_dir), *_key_files(plan), *_dials(plan)
+        findings += _folder(plan.runtime_dir), *_key_files(plan), *doctor_links.examine(plan)
     else:
         from tunnel.places import runtime_root
 
@@ -58,7 +41,7 @@ def examine(table: str | None, side: str | None) -> list[Finding]:
 
 
 def _versions() -> Finding:
-    names = ("pyzmq", "pydantic", "PyYAML", "typer", "rich", "supervisor")
+    names = ("pyzmq", "pydantic", "PyYAML", "typer", "rich", "supervisor", "paramiko", "websockets")
     missing, found = [], [f"Python {sys.version.split()[0]}"]
     for name in names:
         try:
@@ -163,33 +146,3 @@ def _key_files(plan: Plan) -> Iterator[Finding]:
             yield Finding("bad", "keys", f"others may write to {folder}", f"chmod go-w {folder}")
             return
     yield Finding("ok", "keys", f"the secret key of {plan.side} is held here, and private")
-
-
-def _dials(plan: Plan) -> Iterator[Finding]:
-    for dial in plan.dials:
-        for address in dial.addresses:
-            if address.startswith("tcp://"):
-                yield _dial(dial.peer, address)
-
-
-def _dial(peer: str, address: str) -> Finding:
-    what = f"dial {peer}"
-    parts = urlsplit(address)
-    host, port = parts.hostname or "", parts.port or 0
-    began = time.monotonic()
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        return Finding("bad", what, f"{host} does not resolve: {error.strerror}", "mend the name, DNS or /etc/hosts")
-    if time.monotonic() - began > _LOOKUP_SLOW_S:
-        return Finding(
-            "warn", what, f"{host} took {time.monotonic() - began:.1f} s to resolve", "look at /etc/resolv.conf"
-        )
-    numeric: Any = found[0][4][0]
-    try:
-        socket.create_connection((host, port), timeout=_DIAL_S).close()
-    except OSError as error:
-        reason = error.strerror or "no answer"
-        remedy = "is the other side up, and the port open in the firewall?"
-        return Finding("warn", what, f"{address} ({numeric}) is not reached: {reason}", remedy)
-    return Finding("ok", what, f"{address} ({numeric}) takes connections")
