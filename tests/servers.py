@@ -1,0 +1,170 @@
+"""Real servers for tests: each a process of its own on a free port, with its own files, ended with the test.
+
+    with Sshd(folder) as sshd:      # folder: tmp_path, or any other that is the test's own
+        sshd.port, sshd.known_hosts, sshd.identity ...
+
+A test that needs a server whose program is missing is skipped, and says so (`scripts/servers` installs them).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.waiting import free_port, until
+
+PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+
+
+def program(name: str) -> str:
+    """Where a server's program is; skips the test where it is not installed."""
+    found = shutil.which(name, path=PATH)
+    if found is None:
+        pytest.skip(f"{name} is not installed: scripts/servers installs it")
+    return found
+
+
+def answers(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether something listens there."""
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False
+
+
+class Server:
+    """A server's process: started, killed, started again on the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.log = folder / f"{type(self).__name__.lower()}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        """What is run, in the foreground."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Returns when it answers on its port."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        until(lambda: self.alive() and answers(self.port), 10, lambda: f"{self.command()[0]}: {self.tail()}")
+
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def stop(self) -> None:
+        """Ends it and everything that it started, at once."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def tail(self) -> str:
+        return self.log.read_text(errors="replace")[-3000:] if self.log.exists() else "no log"
+
+    def __enter__(self) -> Any:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class Sshd(Server):
+    """An OpenSSH server with a host key of its own; lets in the user who runs the tests, with `identity`.
+
+    `options`: lines of its configuration, before ours (the first one said is the one that counts).
+    """
+
+    def __init__(self, folder: Path, options: Mapping[str, str] | None = None) -> None:
+        super().__init__(folder)
+        self.program = program("sshd")
+        self.user = getpass.getuser()
+        self.options = dict(options or {})
+        self.host_key = folder / "host_key"
+        self.identity = folder / "id_ed25519"
+        self.known_hosts = folder / "known_hosts"
+        self.authorized_keys = folder / "authorized_keys"
+        if not self.host_key.exists():
+            new_key(self.host_key)
+            new_key(self.identity)
+        self.authorized_keys.write_text(public(self.identity) + "\n")
+        self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {public(self.host_key)}\n")
+
+    def command(self) -> list[str]:
+        config = self.folder / "sshd_config"
+        lines = {
+            "ListenAddress": f"127.0.0.1:{self.port}",
+            "HostKey": str(self.host_key),
+            "AuthorizedKeysFile": str(self.authorized_keys),
+            "PidFile": "none",
+            "PermitRootLogin": "prohibit-password",
+            "PasswordAuthentication": "no",
+            "KbdInteractiveAuthentication": "no",
+            "UsePAM": "no",
+            "StrictModes": "no",
+            "MaxStartups": "200",
+            "LogLevel": "VERBOSE",
+        }
+        config.write_text("".join(f"{key} {value}\n" for key, value in [*self.options.items(), *lines.items()]))
+        if os.geteuid() == 0:  # where sshd drops its privileges to; Debian's own service makes it
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        return [self.program, "-D", "-e", "-f", str(config)]
+
+    def stop(self) -> None:
+        """Its sessions too: sshd gives each a process group of its own."""
+        sessions = [] if self.process is None else _descendants(self.process.pid)
+        super().stop()
+        for pid in sessions:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def sessions(self) -> list[int]:
+        """Processes that serve clients."""
+        return [] if self.process is None else _descendants(self.process.pid)
+
+
+def new_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> None:
+    """A fresh key pair: `path` and `path`.pub."""
+    keygen = program("ssh-keygen")
+    subprocess.run([keygen, "-q", "-t", kind, "-N", passphrase, "-C", "test", "-f", str(path)], check=True)
+
+
+def public(path: Path) -> str:
+    """The public half of a key pair: `ssh-ed25519 AAAA...`."""
+    return " ".join(path.with_name(path.name + ".pub").read_text().split()[:2])
+
+
+def fingerprint(path: Path) -> str:
+    """SHA256:... of a key pair."""
+    told = subprocess.run([program("ssh-keygen"), "-lf", f"{path}.pub"], check=True, capture_output=True, text=True)
+    return told.stdout.split()[1]
+
+
+def _descendants(pid: int) -> list[int]:
+    """Processes that stem from this one (Linux)."""
+    found: list[int] = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, children.read_text().split()):
+                found += [child, *_descendants(child)]
+    return found
