@@ -79,6 +79,23 @@ STREAM_CONNECTIONS: Final = 1024
 STREAM_CONNECT_S: Final = 10.0
 """How long a target may take to answer, and a client may wait for the link, unless the table says otherwise."""
 
+# --- links inside SSH ------------------------------------------------------------------------------------------------
+SSH_CONNECT_S: Final = 10.0
+"""Each step to a sshd (connection, key exchange, login, forward) may take this long; sshds look names up on the way."""
+SSH_ALIVE_S: Final = 5.0
+SSH_ALIVE_COUNT: Final = 3
+"""A sshd is asked this often whether it lives, and is given up when nothing at all came from it for as many times."""
+SSH_REDIAL_MAX_S: Final = 5.0
+"""Pauses between attempts at a sshd, at most: the link's own, over it, are longer."""
+SSH_WINDOW_BYTES: Final = 4 * MIB
+"""What a sshd may send on one connection before the device took it: memory of the carrier's process."""
+SSH_CONNECTIONS: Final = 512
+"""Connections of one carrier at a time: the listening device bounds those that have not proved a key itself."""
+SSH_LINES: Final = 50
+"""Lines of what `ssh` said last that are kept to find the reason in."""
+KNOWN_HOSTS_BYTES: Final = 16 * MIB
+"""A known_hosts file; a longer one is something else."""
+
 # --- liveness --------------------------------------------------------------------------------------------------------
 PING_IDLE_S: Final = 5.0
 """A lane that said nothing for this long is pinged."""
