@@ -246,8 +246,6 @@ change("an open listener", LISTEN, "listen: ▶dmz tcp://0.0.0.0:9440", "can be 
 change("an open listener on every address", LISTEN, "listen: ▶dmz tcp://*:9440", "add allow:")
 change("an open listener, mapped", LISTEN, "listen: ▶dmz tcp://[::ffff:192.0.2.1]:9440", "add allow:")
 change("an empty allow", LISTEN, "listen: ▶dmz tcp://192.0.2.1:9440\n    allow: []", "add allow:")
-change("a link over ssh", DIAL, "dial: ▶plant ssh://me@host/127.0.0.1:9440", "over ssh:// are not in this version yet")
-change("a link over https", DIAL, "dial: ▶plant https://example.com/z", "over https:// are not in this version yet")
 change("a link over a slip", DIAL, "dial: ▶plant tpc://127.0.0.1:9440", "Did you mean 'tcp'?")
 change("a link over inproc", DIAL, "dial: ▶plant inproc://a", "inproc:// does not leave a process")
 change("a link without port", DIAL, "dial: ▶plant tcp://127.0.0.1", "has no port")
@@ -264,18 +262,6 @@ change(
     f"    {DIAL}\n",
     f"    {DIAL}\n  - listen: plant tcp://127.0.0.1:9441\n    dial: ▶dmz tcp://127.0.0.1:9441\n",
     "are linked already (line 11)",
-)
-change(
-    "tls on a tcp link",
-    LISTEN,
-    "listen: {side: dmz, address: 'tcp://127.0.0.1:9440', tls: ▶{cert: a}}",
-    "not in this version yet",
-)
-change(
-    "a proxy",
-    DIAL,
-    "dial: {side: plant, address: 'tcp://127.0.0.1:9440', proxy: ▶'http://p:1'}",
-    "through a proxy are not in this version",
 )
 change(
     "a source that is a name",
@@ -319,7 +305,6 @@ route("without from", "@pattern: pipeline|to: plant bind local", "routes.extra: 
 route("without to", "@pattern: pipeline|from: dmz bind local", "routes.extra: 'to:' is missing here")
 change("an unknown pattern", "pattern: reqrep", "pattern: ▶reqrap", "Did you mean 'reqrep'?")
 change("a pattern by its sockets", "pattern: reqrep", "pattern: ▶router", "Did you mean 'reqrep'?")
-change("the pattern stream", "pattern: reqrep", "pattern: ▶stream", "the pattern 'stream' is not in this version yet")
 change("a pattern that is a list", "pattern: reqrep", "pattern: ▶[reqrep]", "a pattern is expected here")
 change("a misspelt pattern key", "    pattern: reqrep", "    ▶patern: reqrep", "Did you mean 'pattern'?")
 change(

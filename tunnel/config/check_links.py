@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+from tunnel.config.addresses import is_open
 from tunnel.config.checking import Checking
 from tunnel.config.model import Dial, Link, Listen
 from tunnel.config.nodes import Path
-from tunnel.config.table import is_open, link_allow
+from tunnel.config.table import link_allow
 from tunnel.config.values import tcp
 
 

@@ -13,8 +13,8 @@ from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchema
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from tunnel.config import values
-from tunnel.config.plan import Delivery, Network, Overflow, Priority
+from tunnel.config import addresses, values
+from tunnel.config.plan import Delivery, Network, Overflow, Pattern, Priority
 from tunnel.config.values import Method, listing, suggest
 
 T = TypeVar("T")
@@ -100,6 +100,10 @@ def _span(value: object) -> float:
     return seconds
 
 
+def _idle(value: object) -> float:
+    return NEVER if value == "never" else _span(value)
+
+
 def _bounded_size(least: int, most: int, words: str) -> Callable[[object], int]:
     def read(value: object) -> int:
         found = values.size(value)
@@ -139,8 +143,10 @@ SessionSize = Annotated[
     WithJsonSchema({"type": "string", "examples": ["1GiB"]}),
 ]
 Span = Annotated[float, PlainValidator(_span), WithJsonSchema({"type": "string", "examples": ["5s", "200ms"]})]
+Idle = Annotated[float, PlainValidator(_idle), WithJsonSchema({"type": "string", "examples": ["1h", "never"]})]
 Age = Annotated[float, PlainValidator(_age), WithJsonSchema({"type": "string", "examples": ["5s", "never"]})]
 Hwm = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_number)]
+Connections = Annotated[int, Field(ge=1, le=100_000), BeforeValidator(_number)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Permissions = Annotated[int, PlainValidator(_mode), WithJsonSchema({"type": "string", "examples": ["0660"]})]
 AllowItem = Annotated[
@@ -161,16 +167,19 @@ def _endpoint(read: Callable[[str, Method], str], method: Method) -> PlainValida
 _ENDPOINT: Final = WithJsonSchema({"type": "string", "examples": ["tcp://127.0.0.1:5555"]})
 BindEndpoint = Annotated[str, _endpoint(values.local_endpoint, "bind"), _ENDPOINT]
 ConnectEndpoint = Annotated[str, _endpoint(values.local_endpoint, "connect"), _ENDPOINT]
-ListenAddress = Annotated[str, _endpoint(values.link_address, "bind"), _ENDPOINT]
-DialAddress = Annotated[str, _endpoint(values.link_address, "connect"), _ENDPOINT]
+_ADDRESS: Final = WithJsonSchema(
+    {"type": "string", "examples": ["tcp://192.0.2.10:9440", "ssh://user@host/9440", "https://host/link"]}
+)
+ListenAddress = Annotated[str, _endpoint(addresses.link_address, "bind"), _ADDRESS]
+DialAddress = Annotated[str, _endpoint(addresses.link_address, "connect"), _ADDRESS]
 
-PATTERNS: Final = ("reqrep", "pubsub", "pipeline", "pair")
+PATTERNS: Final = ("reqrep", "pubsub", "pipeline", "pair", "stream")
 PatternWord = Annotated[
-    Literal["reqrep", "pubsub", "pipeline", "pair"],
+    Pattern,
     _pick(
         "pattern",
         PATTERNS,
-        {"stream": "carry 0MQ applications with reqrep, pubsub, pipeline or pair"},
+        {},
         {
             "request-reply": "reqrep",
             "req": "reqrep",
@@ -209,27 +218,17 @@ OverflowWord = Annotated[
     ),
 ]
 PriorityWord = Annotated[Priority, _pick("priority", ("high", "normal", "bulk"), {}, {"low": "bulk", "urgent": "high"})]
-RestartWord = Annotated[Literal["drop", "resend"], _pick("choice for on_restart", ("drop", "resend"), {}, {})]
-
-
-def _later(sentence: str) -> PlainValidator:
-    def refuse(_: object) -> None:
-        raise ValueError(sentence)
-
-    return PlainValidator(refuse)
-
-
-_NOTHING: Final = WithJsonSchema({"not": {}})
-
-
-Tls = Annotated[
-    None,
-    _later(
-        "tls: is for links over https://, which are not in this version yet; tcp:// links are encrypted with CURVE."
-    ),
-    _NOTHING,
+BackendWord = Annotated[
+    Literal["paramiko", "openssh"],
+    _pick("backend", ("paramiko", "openssh"), {}, {"ssh": "openssh", "system": "openssh", "libssh": "paramiko"}),
 ]
-Proxy = Annotated[None, _later("links through a proxy are not in this version yet; dial tcp:// directly."), _NOTHING]
+Pin = Annotated[str, PlainValidator(of_text(addresses.pin)), WithJsonSchema(STRING)]
+ProxyUrl = Annotated[
+    str,
+    PlainValidator(of_text(addresses.proxy_url)),
+    WithJsonSchema({"type": "string", "examples": ["http://proxy.example.com:3128", "none"]}),
+]
+RestartWord = Annotated[Literal["drop", "resend"], _pick("choice for on_restart", ("drop", "resend"), {}, {})]
 
 
 def _version(value: object) -> object:

@@ -25,27 +25,30 @@ from tunnel.config.fields import (
     STRING,
     Age,
     Allowed,
+    BackendWord,
     BindEndpoint,
     ConnectEndpoint,
+    Connections,
     DeliveryWord,
     DialAddress,
     Flag,
     Hwm,
+    Idle,
     ListenAddress,
     Name,
     OneOrMore,
     OverflowWord,
     PatternWord,
     Permissions,
+    Pin,
     PriorityWord,
-    Proxy,
+    ProxyUrl,
     RestartWord,
     RoutingId,
     SessionSize,
     Size,
     Span,
     Text,
-    Tls,
     TopicPrefix,
     Version,
     Window,
@@ -158,6 +161,8 @@ class End(Shorthand):
     """Permission bits of ipc:// binds, in quotes."""
     group: Text | None = None
     """Group of ipc:// binds."""
+    proxy_protocol: Flag = False
+    """stream, `to`: tell the target who connected, by PROXY protocol v2."""
 
     @classmethod
     def short(cls, text: str) -> dict[str, object]:
@@ -195,11 +200,60 @@ class Route(Model):
     topics: Topics | None = None
     subscribe: OneOrMore[TopicPrefix] | None = None
     """Standing subscriptions (pubsub)."""
+    connections: Connections | None = None
+    """stream: connections at a time, at each half."""
+    idle: Idle | None = None
+    """stream: a connection without a byte either way for so long is closed; a time, or never."""
+    connect: Span | None = None
+    """stream: how long the target may take to answer, and a client may wait for the link."""
     DUMMY = {"pattern": "pair", "from": "x", "to": "x"}
     HOLES = {"pattern": None, "from": (), "to": ()}
 
     def ends(self, where: str) -> tuple[End, ...]:
         return self.from_ if where == "from" else self.to
+
+
+class SshModel(Model):
+    """How an ssh:// link gets through an sshd."""
+
+    backend: BackendWord = "paramiko"
+    """paramiko, built in; or openssh, the system's ssh with its own configuration."""
+    identity: OneOrMore[Text] = ()
+    """Private key files; none: the agent's keys, then ~/.ssh/id_*."""
+    passphrase: SecretRef | None = None
+    agent: Flag = True
+    """Whether keys of the agent are offered."""
+    known_hosts: OneOrMore[Text] = ()
+    """Files with the host keys that are trusted; none: those of the user and of the system."""
+    config: Text | None = None
+    """openssh: its configuration file, in place of the user's and the system's."""
+
+
+class TlsModel(Model):
+    """TLS of an https:// link."""
+
+    cert: Text | None = None
+    """listen: the certificate with its chain; dial: the client's own."""
+    key: Text | None = None
+    """The key that belongs to cert."""
+    ca: Text | None = None
+    """dial: trust these certificate authorities only; listen: ask for client certificates signed by them."""
+    pin: OneOrMore[Pin] = ()
+    """dial: SHA-256 of the server's certificate; any of them will do, and no authority is asked then."""
+    server_name: Words | None = None
+    """dial: the name in the server's certificate, where the address has another."""
+
+
+class ProxyModel(Shorthand):
+    """An HTTP proxy on the way: `http://host:port`, or `none`: not even one that the environment names."""
+
+    url: ProxyUrl
+    username: Text | None = None
+    password: SecretRef | None = None
+
+    @classmethod
+    def short(cls, text: str) -> dict[str, object]:
+        return {"url": text}
 
 
 class Listen(Shorthand):
@@ -210,7 +264,8 @@ class Listen(Shorthand):
     allow: Allowed | None = None
     mode: Permissions | None = None
     group: Text | None = None
-    tls: Tls = None
+    tls: TlsModel | None = None
+    ssh: SshModel | None = None
 
     @classmethod
     def short(cls, text: str) -> dict[str, object]:
@@ -224,8 +279,9 @@ class Dial(Shorthand):
     address: OneOrMore[DialAddress] = ()
     source: Words | None = None
     """Local address to dial from."""
-    tls: Tls = None
-    proxy: Proxy = None
+    tls: TlsModel | None = None
+    ssh: SshModel | None = None
+    proxy: ProxyModel | None = None
 
     @classmethod
     def short(cls, text: str) -> dict[str, object]:

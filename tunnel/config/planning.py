@@ -13,9 +13,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tunnel import places
-from tunnel.config.model import CurveModel, Dial, End, PlainModel, Route, SecretRef
+from tunnel.config.addresses import opened
+from tunnel.config.carriers import Carriers
+from tunnel.config.fields import NEVER
+from tunnel.config.model import CurveModel, Dial, End, Listen, PlainModel, Route, SecretRef
 from tunnel.config.nodes import Path as Steps
 from tunnel.config.plan import (
+    Allow,
     Curve,
     DialPlan,
     EndPlan,
@@ -26,6 +30,7 @@ from tunnel.config.plan import (
     Plan,
     RoutePlan,
     Secret,
+    StreamPlan,
     Topics,
     Where,
 )
@@ -33,7 +38,7 @@ from tunnel.config.table import SOCKETS, Table, end_allow, link_allow, settle, s
 from tunnel.config.values import suggest
 from tunnel.errors import KeyFileError, Problem, TableError, UsageError
 from tunnel.keys import pair_from_text, read_pair, read_public, secret_beside
-from tunnel.limits import IPC_PATH_BYTES, KEY_FILE_BYTES, SESSION_BYTES
+from tunnel.limits import IPC_PATH_BYTES, KEY_FILE_BYTES, SESSION_BYTES, STREAM_CONNECT_S, STREAM_CONNECTIONS
 
 
 def find_side(table: Table, as_side: str | None = None) -> str:
@@ -135,19 +140,22 @@ def _secret_text(file: Path) -> Secret:
 def plan_for(table: Table, side: str) -> Plan:
     """What one side of the table runs. Raises TableError with every problem, UsageError or KeyFileError."""
     own = own_pair(table, side)
-    planner = _Planner(table, side, own)
+    planner = Planner(table, side, own)
     plan = planner.plan()
     if planner.problems:
         raise TableError(planner.problems)
     return plan
 
 
-class _Planner:
+class Planner:
+    """One run for one side; what is wrong is collected in `problems`."""
+
     def __init__(self, table: Table, side: str, own: KeyPair) -> None:
         self.table = table
         self.side = side
         self.own = own
         self.problems: list[Problem] = []
+        self.carriers = Carriers(self)
         self.runtime_dir = places.runtime_dir(table.name, side)
         said = table.model.ipc_dir
         self.ipc_dir = places.ipc_dir(table.name) if said is None else table.tree.folder(("ipc_dir",)) / said
@@ -167,6 +175,7 @@ class _Planner:
             routes=tuple(route for route in routes if route is not None),
             runtime_dir=self.runtime_dir,
             ipc_dir=self.ipc_dir,
+            carriers=tuple(self.carriers.plans),
             session_bytes=self.table.model.session or SESSION_BYTES,
             warnings=tuple(map(str, self.table.warnings)),
         )
@@ -174,31 +183,33 @@ class _Planner:
     def _concerns(self, route: Route) -> bool:
         return self.side in sides_of(route, "from") + sides_of(route, "to")
 
-    def _tell(self, path: Steps, sentence: str, *, key: bool = False) -> None:
+    def tell(self, path: Steps, sentence: str, *, key: bool = False) -> None:
         self.problems.append(self.table.tree.problem(path, sentence, key=key))
 
     # links
 
     def _listens(self) -> list[ListenPlan]:
-        found: dict[str, ListenPlan] = {}
+        found: dict[str, tuple[Listen, list[str], Allow, Steps]] = {}
         for index, link in enumerate(self.table.links):
             if link.listen.side != self.side:
                 continue
             path: Steps = ("links", index, "listen")
             if link.listen.address is None:
-                self._tell(
+                self.tell(
                     path,
                     f"this box is {self.side}, and its own address is missing here; write '{self.side} tcp://...'.",
                 )
                 continue
             address = self._address(link.listen.address, path)
-            peers = tuple(dial.side for dial in link.dial)
-            if address in found:  # one address, one listener (check.py sees to it that they agree)
-                peers = found[address].peers + peers
             allow = link_allow(link, self.table.model.defaults)
             self._group(link.listen.group, path)
-            found[address] = ListenPlan(address, peers, allow, link.listen.mode, link.listen.group)
-        return list(found.values())
+            # one address, one listener (check.py sees to it that they agree)
+            found.setdefault(address, (link.listen, [], allow, path))[1].extend(dial.side for dial in link.dial)
+        return [self._listen(address, *rest) for address, rest in found.items()]
+
+    def _listen(self, address: str, listen: Listen, peers: list[str], allow: Allow, path: Steps) -> ListenPlan:
+        via = self.carriers.listen(listen, tuple(peers), allow, path)
+        return ListenPlan(address, tuple(peers), allow, listen.mode, listen.group, via)
 
     def _dials(self) -> list[DialPlan]:
         found: list[DialPlan] = []
@@ -211,10 +222,11 @@ class _Planner:
 
     def _dial(self, peer: str, dial: Dial, path: Steps) -> DialPlan:
         if not dial.address:
-            self._tell(
+            self.tell(
                 path, f"this box is {self.side}, and it is not told here what to dial; write '{self.side} tcp://...'."
             )
-        return DialPlan(peer, tuple(self._address(address, path) for address in dial.address), dial.source)
+        addresses = tuple(self._address(address, path) for address in dial.address)
+        return DialPlan(peer, addresses, dial.source, self.carriers.dial(dial, peer, path))
 
     # routes
 
@@ -224,7 +236,7 @@ class _Planner:
         end = route.ends(where)[index]
         path: Steps = ("routes", name, where, index)
         if end.bare:
-            self._tell(
+            self.tell(
                 path,
                 f"this box is {self.side}, and its own end is not told here; "
                 f"write '{self.side} bind ...' or '{self.side} connect ...'.",
@@ -250,6 +262,15 @@ class _Planner:
             on_restart="drop" if settings.drop_on_restart else "resend",
             topics=topics,
             subscribe=route.subscribe or (),
+            stream=self._stream(route, end) if route.pattern == "stream" else None,
+        )
+
+    def _stream(self, route: Route, end: End) -> StreamPlan:
+        return StreamPlan(
+            connections=route.connections or STREAM_CONNECTIONS,
+            idle_s=None if route.idle in (None, NEVER) else route.idle,
+            connect_s=route.connect or STREAM_CONNECT_S,
+            proxy_protocol=end.proxy_protocol,
         )
 
     def _end(self, name: str, route: Route, end: End, where: Where, path: Steps) -> EndPlan:
@@ -260,15 +281,16 @@ class _Planner:
         ]
         self._group(end.group, path)
         keepalive = end.keepalive if end.keepalive is not None else defaults.keepalive
+        queues = End(side=end.side) if route.pattern == "stream" else defaults
         return EndPlan(
             socket=SOCKETS[route.pattern][where == "to"],
             endpoints=(*bind, *connect),
             allow=end_allow(end, route, defaults),
-            hwm=end.hwm or defaults.hwm,
-            sndbuf=end.sndbuf or defaults.sndbuf,
+            hwm=end.hwm or queues.hwm,
+            sndbuf=end.sndbuf or queues.sndbuf,
             routing_id=end.routing_id,
             handover=end.handover,
-            heartbeat_s=end.heartbeat or defaults.heartbeat,
+            heartbeat_s=end.heartbeat or queues.heartbeat,
             keepalive=True if keepalive is None else keepalive,
             curve=self._curve(end.curve, bool(end.connect), (*path, "curve")) if end.curve else None,
             plain=self._plain(end.plain, (*path, "plain")) if end.plain else None,
@@ -280,11 +302,12 @@ class _Planner:
         """An endpoint as libzmq wants it: `local` and relative ipc:// paths made absolute."""
         if text == "local":
             return f"ipc://{places.local_path(self.runtime_dir, route)}"
+        text = opened(text) if text.startswith("unix://") else text
         if not text.startswith("ipc://") or text.startswith("ipc://@"):
             return text
         full = self.ipc_dir / text.removeprefix("ipc://")
         if len(os.fsencode(full)) > IPC_PATH_BYTES:
-            self._tell(
+            self.tell(
                 path,
                 f"the path of the socket is {full}, longer than the {IPC_PATH_BYTES} bytes that a socket's path has.",
             )
@@ -296,38 +319,38 @@ class _Planner:
         try:
             grp.getgrgid(int(group)) if group.isdigit() else grp.getgrnam(group)
         except (KeyError, OverflowError):
-            self._tell((*path, "group"), f"this box has no group {group!r}.")
+            self.tell((*path, "group"), f"this box has no group {group!r}.")
 
     def _curve(self, curve: CurveModel, connects: bool, path: Steps) -> Curve | None:
         folder = self.table.tree.folder(path)
         try:
             own = read_pair(folder / curve.own)
         except KeyFileError as error:
-            self._tell((*path, "own"), str(error))
+            self.tell((*path, "own"), str(error))
             return None
         try:
             if connects:
                 return Curve(own, server=read_public(folder / str(curve.server)))
             return Curve(own, clients=_client_keys(folder / curve.clients) if curve.clients else frozenset())
         except KeyFileError as error:
-            self._tell((*path, "server" if connects else "clients"), str(error))
+            self.tell((*path, "server" if connects else "clients"), str(error))
             return None
 
     def _plain(self, plain: PlainModel, path: Steps) -> Plain:
         users: dict[str, SecretRef] = dict(plain.users)
         if plain.username is not None and plain.password is not None:
-            return Plain({plain.username: self._secret(plain.password, (*path, "password"))})
-        return Plain({user: self._secret(reference, (*path, "users", user)) for user, reference in users.items()})
+            return Plain({plain.username: self.secret(plain.password, (*path, "password"))})
+        return Plain({user: self.secret(reference, (*path, "users", user)) for user, reference in users.items()})
 
-    def _secret(self, reference: SecretRef, path: Steps) -> Secret:
+    def secret(self, reference: SecretRef, path: Steps) -> Secret:
         """A password given by reference, less one newline at its end."""
         try:
             secret = Secret(self._secret_text(reference, path).removesuffix("\n"))
         except KeyFileError as error:
-            self._tell(path, str(error))
+            self.tell(path, str(error))
             return Secret("")
         if not 1 <= len(secret.reveal().encode()) <= 255:
-            self._tell(path, "the password found there is empty or longer than 255 bytes.")
+            self.tell(path, "the password found there is empty or longer than 255 bytes.")
         return secret
 
     def _secret_text(self, reference: SecretRef, path: Steps) -> str:

@@ -15,12 +15,13 @@ from typing import Any
 
 import yaml
 
+from tunnel.config.addresses import is_open
 from tunnel.config.fields import NEVER
 from tunnel.config.model import Defaults, Dial, End, Link, Listen, Route, SecretRef
 from tunnel.config.nodes import Path as Steps
 from tunnel.config.nodes import reads_as_text
 from tunnel.config.plan import Network
-from tunnel.config.table import Table, is_open, open_binds, sides_of
+from tunnel.config.table import Table, open_binds, sides_of
 from tunnel.config.values import Z85
 
 Data = dict[str, Any]

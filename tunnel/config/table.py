@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tunnel.config.addresses import is_open
 from tunnel.config.fields import NEVER
 from tunnel.config.load import Tree
 from tunnel.config.model import Defaults, End, Link, Route, TableModel
 from tunnel.config.plan import Allow, Delivery, Overflow, Pattern, Priority, Socket, Where
-from tunnel.config.values import networks_of, tcp
+from tunnel.config.values import networks_of
 from tunnel.errors import Problem
 from tunnel.limits import MAX_MESSAGE_BYTES, WINDOW_BYTES
 
@@ -20,6 +21,7 @@ SOCKETS: Final[Mapping[Pattern, tuple[Socket, Socket]]] = {
     "pubsub": ("XSUB", "XPUB"),
     "pipeline": ("PULL", "PUSH"),
     "pair": ("PAIR", "PAIR"),
+    "stream": ("TCP", "TCP"),
 }
 """pattern → our socket at `from` and at `to`."""
 APPLICATIONS: Final[Mapping[Pattern, tuple[tuple[str, ...], tuple[str, ...]]]] = {
@@ -27,6 +29,7 @@ APPLICATIONS: Final[Mapping[Pattern, tuple[tuple[str, ...], tuple[str, ...]]]] =
     "pubsub": (("PUB", "XPUB"), ("SUB", "XSUB")),
     "pipeline": (("PUSH",), ("PULL",)),
     "pair": (("PAIR",), ("PAIR",)),
+    "stream": (("any TCP client",), ("any TCP server",)),
 }
 """pattern → the sockets that applications use at `from` and at `to`."""
 
@@ -81,6 +84,8 @@ class Settings:
 
 
 def settle(route: Route, defaults: Defaults) -> Settings:
+    if route.pattern == "stream":
+        return _settle_stream(route, defaults)
     overflow = route.overflow or defaults.overflow or ("drop-oldest" if route.pattern == "pubsub" else "block")
     age = route.max_age or defaults.max_age
     restart = route.on_restart or defaults.on_restart or ("drop" if route.pattern == "reqrep" else "resend")
@@ -95,14 +100,22 @@ def settle(route: Route, defaults: Defaults) -> Settings:
     )
 
 
+def _settle_stream(route: Route, defaults: Defaults) -> Settings:
+    """Bytes can neither grow old nor be left out: what defaults say about that is not for streams."""
+    return Settings(
+        delivery="confirmed",
+        overflow="block",
+        window_bytes=route.window or defaults.window or WINDOW_BYTES,
+        priority=route.priority or defaults.priority or "normal",
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        max_age_s=None,
+        drop_on_restart=True,
+    )
+
+
 def open_binds(end: End) -> tuple[str, ...]:
     """The TCP binds of an end that others than this box can reach."""
     return tuple(bind for bind in end.bind if is_open(bind))
-
-
-def is_open(address: str) -> bool:
-    """Whether what is bound there can be reached from beyond this box."""
-    return address.startswith("tcp://") and not tcp(address).loopback
 
 
 def end_allow(end: End, route: Route, defaults: Defaults) -> Allow:

@@ -24,7 +24,7 @@ _SIZES: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _TIMES: Final = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
 _AMOUNT: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-zµ]*)", re.ASCII)
 
-LATER_SCHEMES: Final = ("ssh", "http", "https")
+CARRIED_SCHEMES: Final = ("ssh", "http", "https")
 LOCAL_SCHEMES: Final = ("tcp", "ipc")
 OTHER_SCHEMES: Final = ("inproc", "udp", "pgm", "epgm", "norm", "ws", "wss", "tipc", "vmci")
 
@@ -182,37 +182,41 @@ def local_endpoint(text: str, method: Method) -> str:
         if method == "connect":
             raise ValueError("'local' is a socket that the route binds for this side's bridges; write 'bind local'.")
         return text
-    scheme = _scheme(text)
-    if scheme in LATER_SCHEMES:
+    if text.startswith("unix:"):
+        return _unix(text, method)
+    scheme = scheme_of(text)
+    if scheme in CARRIED_SCHEMES:
         raise ValueError(f"{scheme}:// carries links; an end of a route has a tcp:// or ipc:// endpoint, or 'local'.")
-    return _endpoint(text, scheme, method)
+    return endpoint(text, scheme, method)
 
 
-def link_address(text: str, method: Method) -> str:
-    """The address of a link: `tcp://host:port` or `ipc://path`."""
-    scheme = _scheme(text)
-    if scheme in LATER_SCHEMES:
-        raise ValueError(f"links over {scheme}:// are not in this version yet; use tcp:// (it is encrypted as well).")
-    return _endpoint(text, scheme, method)
+def _unix(text: str, method: Method) -> str:
+    """`unix:///path`, as other programs write it; the ends of stream routes may."""
+    path = text.removeprefix("unix://")
+    if not text.startswith("unix://") or not path.startswith("/"):
+        raise ValueError(f"{text!r}: unix:// is followed by an absolute path, as in unix:///run/app.sock.")
+    ipc_path(f"ipc://{path}", method)
+    return text
 
 
-def _scheme(text: str) -> str:
+def scheme_of(text: str) -> str:
+    """The scheme of an endpoint or of a link's address; raises where it is none that there is."""
     if text.endswith(","):
         raise ValueError(f"{text!r} ends with a comma; several endpoints are separated by spaces, or form a YAML list.")
     scheme, separator, _ = text.partition("://")
     if not separator:
         raise ValueError(f"{text!r} is no endpoint; write for example tcp://127.0.0.1:5555.{suggest(text, ['local'])}")
-    if scheme in LATER_SCHEMES or scheme in LOCAL_SCHEMES:
+    if scheme in CARRIED_SCHEMES or scheme in LOCAL_SCHEMES:
         return scheme
     if scheme == "inproc":
         raise ValueError("inproc:// does not leave a process; use ipc:// or 'local' for applications on this box.")
     if scheme in OTHER_SCHEMES:
         raise ValueError(f"{scheme}:// is not carried; write tcp:// or ipc://.")
-    known = (*LOCAL_SCHEMES, *LATER_SCHEMES)
+    known = (*LOCAL_SCHEMES, *CARRIED_SCHEMES)
     raise ValueError(f"{scheme!r} is no scheme; write tcp:// or ipc://.{suggest(scheme, known)}")
 
 
-def _endpoint(text: str, scheme: str, method: Method) -> str:
+def endpoint(text: str, scheme: str, method: Method) -> str:
     if scheme == "ipc":
         ipc_path(text, method)
     else:
@@ -258,16 +262,23 @@ def check_tcp(text: str, method: Method) -> None:
     host, port = match.groups()
     if port in ("*", "0"):
         raise ValueError(f"{text!r}: a port chosen at random is one that nobody can find; write a number.")
+    port_number(text, port)
+    check_host(text, host, method)
+
+
+def port_number(text: str, port: str) -> int:
+    """A port; `text` is what it stands in."""
     if not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or not 1 <= int(port) <= 65535:
         raise ValueError(f"{text!r}: a port is a number from 1 to 65535.")
-    _check_host(text, host, method)
+    return int(port)
 
 
-def _check_host(text: str, host: str, method: Method) -> None:
+def check_host(text: str, host: str, method: Method) -> None:
+    """A host of an endpoint, IPv6 in its brackets."""
     if host.startswith("["):
         if not isinstance(_numeric(host[1:-1]), IPv6Address):
             raise ValueError(f"{text!r}: {host[1:-1]!r} is no IPv6 address.")
-        if method == "connect" and tcp(text).wildcard:
+        if method == "connect" and Tcp(host[1:-1], 0).wildcard:
             raise ValueError(f"{text!r}: one cannot connect to every address; name one.")
         return
     if host == "*":
@@ -282,7 +293,7 @@ def _check_host(text: str, host: str, method: Method) -> None:
     if method == "connect" and numeric is not None and numeric.is_unspecified:
         raise ValueError(f"{text!r}: one cannot connect to every address; name one.")
     if method == "bind" and numeric is None and (host == "localhost" or len(host) > 15):
-        better = "tcp://127.0.0.1" if host == "localhost" else "its number"
+        better = f"{text.partition('://')[0]}://127.0.0.1" if host == "localhost" else "its number"
         raise ValueError(
             f"{text!r}: one binds an address or an interface of this box, not a name; write {better}, or '*'."
         )
