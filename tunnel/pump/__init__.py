@@ -14,6 +14,7 @@ of one larger than FRAGMENT_BYTES; the segments of all its fragments in a row ar
 `Topics`, `split`                         who subscribed to what, and a run sorted by it.
 `events`                                  ZMQ_EVENTS, quicker than pyzmq tells it.
 `send`, `recv`                            one message of a link socket.
+`read_record`, `records`                  byte streams: what a descriptor has as a record, and a run as records.
 `Shortcut`                                small batches between the two, ahead of their bookkeeping: given to `drain`
                                           and `recv`, it may take what they received.
 
@@ -77,6 +78,8 @@ if TYPE_CHECKING or COMPILED:
         feed,
         first_frame,
         keep_latest,
+        read_record,
+        records,
         recv,
         send,
         split,
@@ -116,6 +119,8 @@ __all__ = [
     "feed",
     "first_frame",
     "keep_latest",
+    "read_record",
+    "records",
     "recv",
     "send",
     "split",

@@ -7,6 +7,7 @@
     drain.pxi     drain, drain_shares, drain_tagged, with intake.pxi for what they share
     feed.pxi      feed, send, recv
     shortcut.pxi  Shortcut: small batches ahead of their bookkeeping
+    streams.pxi   read_record, records: byte streams
     sorting.pxi   cut, first_frame, keep_latest, split, with topics.pxi for Topics
 
 What a peer sent is read through `Cursor`, which checks every length before it is used. The GIL is released in the loops
@@ -16,11 +17,13 @@ over messages; a socket still belongs to one thread at a time.
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.errno cimport EAGAIN, EHOSTUNREACH, EINTR
+from libc.errno cimport EAGAIN, EHOSTUNREACH, EINTR, errno
 from libc.limits cimport INT_MAX
 from libc.stdlib cimport abort, calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, strcmp
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from os import strerror as _strerror
 
 import zmq as _zmq
 
@@ -57,3 +60,4 @@ include "feed.pxi"
 include "shortcut.pxi"
 include "drain.pxi"
 include "sorting.pxi"
+include "streams.pxi"

@@ -30,6 +30,7 @@ from tunnel.pump.base import (
 )
 from tunnel.pump.twin_runs import Pile, Reader, cut, first_frame, keep_latest
 from tunnel.pump.twin_shortcut import Shortcut
+from tunnel.pump.twin_streams import read_record, records
 from tunnel.pump.twin_topics import Topics, split
 
 Chunk = memoryview
@@ -47,6 +48,8 @@ __all__ = [
     "feed",
     "first_frame",
     "keep_latest",
+    "read_record",
+    "records",
     "recv",
     "send",
     "split",
