@@ -96,6 +96,39 @@ SSH_LINES: Final = 50
 KNOWN_HOSTS_BYTES: Final = 16 * MIB
 """A known_hosts file; a longer one is something else."""
 
+# --- links inside HTTP -----------------------------------------------------------------------------------------------
+HTTP_HEAD_BYTES: Final = 16 * KIB
+"""Request or status line and headers of one message."""
+HTTP_CHUNK_BYTES: Final = 256 * KIB
+"""One WebSocket frame, or one numbered chunk of the long-poll form, at most: proxies take bodies of this size."""
+HTTP_MESSAGE_BYTES: Final = 1 * MIB
+"""A WebSocket message of somebody else's making, at most."""
+HTTP_CONNECTIONS: Final = 512
+"""Connections of one HTTP port at a time."""
+HTTP_HANDSHAKES: Final = 64
+"""... of which so many may not have begun a link: strangers."""
+HTTP_PING_S: Final = 20.0
+"""A WebSocket is pinged this often, because proxies cut what is silent for 60 s ..."""
+HTTP_SILENCE_S: Final = 45.0
+"""... and is dead when nothing came for this long."""
+HTTP_HELLO_S: Final = 2.0
+"""A WebSocket that was let in must carry a word each way in this time, else something on the way holds it up."""
+HTTP_HOLD_S: Final = 25.0
+"""A long-poll request is answered after this time though there is nothing to say: proxies give up after 30 to 60 s."""
+HTTP_REPLY_S: Final = HTTP_HOLD_S + 10.0
+"""... and asked again when there is no answer by then."""
+HTTP_PATIENCE_S: Final = 30.0
+"""Long-poll requests are repeated for this long over errors on the way; then the connection is lost."""
+HTTP_SESSION_S: Final = 60.0
+"""A long-poll session without a request for this long is over; a connection kept alive is closed."""
+HTTP_SESSIONS: Final = 256
+"""Long-poll sessions of one HTTP port at a time."""
+HTTP_WEBSOCKET_AGAIN_S: Final = 300.0
+"""While long-poll is in use, WebSocket is tried again this often."""
+HTTP_RETRY_MIN_S: Final = 0.05
+HTTP_RETRY_MAX_S: Final = 2.0
+"""Pauses between repeated long-poll requests: doubled between these two."""
+
 STREAM_CREDIT_BYTES: Final = 64 * KIB
 """Bytes that a connection may always have under way, each way: OPEN and what follows it wait for nobody."""
 STREAM_QUEUE_BYTES: Final = 512 * KIB
