@@ -15,7 +15,14 @@ from tunnel.errors import TableError
 from tunnel.keys import write_pair
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
-SIDES = ("dmz", "plant", "plant-a", "plant-b")
+SIDES = ("dmz", "plant", "plant-a", "plant-b", "office")
+CARRIED = {
+    "over-ssh.yaml": (("plant", "ssh", "dial"),),
+    "reverse-over-ssh.yaml": (("plant", "ssh", "listen"), ("office", "ssh", "dial")),
+    "over-https.yaml": (("dmz", "http", "listen"), ("plant", "https", "dial")),
+    "through-proxy.yaml": (("dmz", "http", "listen"), ("plant", "https", "dial")),
+}
+"""Tables with carriers of their own process: (side, scheme, role) of each."""
 
 
 @pytest.fixture
@@ -29,7 +36,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_there_are_tables() -> None:
-    assert {"demo.yaml", "minimal.yaml", "dmz.yaml", "plants.yaml"} <= {path.name for path in CONFIGS}
+    names = {path.name for path in CONFIGS}
+    assert {"demo.yaml", "minimal.yaml", "dmz.yaml", "plants.yaml", *CARRIED, "stream.yaml"} <= names
 
 
 @pytest.mark.parametrize("name", [path.name for path in CONFIGS])
@@ -42,10 +50,24 @@ def test_right_for_every_side(folder: Path, name: str) -> None:
         assert plan.routes
         assert plan.listens or plan.dials
         (folder / "rendered.yaml").write_text(render(table, side))
-        assert plan_for(load_table(folder / "rendered.yaml"), side).routes == plan.routes
+        again = plan_for(load_table(folder / "rendered.yaml"), side)
+        assert (again.routes, again.carriers) == (plan.routes, plan.carriers)
 
 
-@pytest.mark.parametrize("name", [path.name for path in CONFIGS])
+@pytest.mark.parametrize("name", CARRIED)
+def test_carriers(folder: Path, name: str) -> None:
+    table = load_table(folder / name)
+    found = [(side, carrier.scheme, carrier.role) for side in table.sides for carrier in plan_for(table, side).carriers]
+    assert found == list(CARRIED[name])
+
+
+def test_streams(folder: Path) -> None:
+    table = load_table(folder / "stream.yaml")
+    assert {route.pattern for route in table.routes.values()} == {"stream"}
+    assert sentence(table, "web") == "web: TCP clients at dmz → 127.0.0.1:6080 at plant, dialled by plant"
+
+
+@pytest.mark.parametrize("name", [path.name for path in CONFIGS if path.name != "reverse-over-ssh.yaml"])
 def test_the_inside_dials_out(folder: Path, name: str) -> None:
     table = load_table(folder / name)
     assert {link.listen.side for link in table.links} == {"dmz"}

@@ -9,13 +9,13 @@ from __future__ import annotations
 from tunnel.config import check_bridges, check_links, check_routes
 from tunnel.config.checking import Checking
 from tunnel.config.load import SECTIONS, Tree
-from tunnel.config.model import TableModel
+from tunnel.config.model import Route, TableModel
 from tunnel.config.read import Draft
-from tunnel.config.table import SideKey, Table
+from tunnel.config.table import Settings, SideKey, Table
 from tunnel.config.values import Z85, name
 from tunnel.errors import KeyFileError, TableError
 from tunnel.keys import is_z85, read_public
-from tunnel.limits import SESSION_BYTES
+from tunnel.limits import SESSION_BYTES, STREAM_CONNECTIONS, STREAM_CREDIT_BYTES
 
 _KEYS_OF_A_SIDE = 2
 
@@ -139,22 +139,29 @@ def _session(c: Checking) -> None:
     bound = c.draft.head.value.session or SESSION_BYTES
     sums: dict[tuple[str, str], int] = {}
     for part in c.draft.routes.values():
-        if part is None or {"window", "max_message", "from", "to"} & part.broken:
+        if part is None or {"pattern", "window", "max_message", "connections", "from", "to"} & part.broken:
             continue
         settings = c.settings(part.value)
         for one in part.value.from_:
             for other in part.value.to:
                 pair = (min(one.side, other.side), max(one.side, other.side))
-                sums[pair] = sums.get(pair, 0) + max(settings.window_bytes, settings.max_message_bytes)
+                sums[pair] = sums.get(pair, 0) + max(settings.window_bytes, _least(part.value, settings))
     for (near, far), total in sums.items():
         if total > bound:
             c.tell(
                 ("session",) if c.draft.head.value.session else ("routes",),
                 f"the routes between {near} and {far} may hold {_mib(total)} together (each the larger of its window "
-                f"and max_message), more than the {_mib(bound)} of a session; lower max_message: of routes, "
-                f"or raise session: {_mib(total)}.",
+                f"and max_message, or 64KiB a connection), more than the {_mib(bound)} of a session; "
+                f"lower max_message: or connections: of routes, or raise session: {_mib(total)}.",
                 key=not c.draft.head.value.session,
             )
+
+
+def _least(route: Route, settings: Settings) -> int:
+    """What a route may have to hold however small its window is."""
+    if route.pattern == "stream":
+        return (route.connections or STREAM_CONNECTIONS) * STREAM_CREDIT_BYTES
+    return settings.max_message_bytes
 
 
 def _mib(size: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tunnel.config import check_stream
+from tunnel.config.addresses import opened
 from tunnel.config.checking import Checking
 from tunnel.config.model import End, Route
 from tunnel.config.nodes import Path
@@ -16,7 +18,10 @@ def check_end(c: Checking, route: Route, where: Where, end: End, path: Path, bro
         return
     _endpoints(c, end, path)
     _only_where_it_counts(c, route, where, end, path)
-    _security(c, end, path)
+    if route.pattern is not None:
+        check_stream.check_end(c, route, where, end, path)
+    if route.pattern != "stream":
+        _security(c, end, path)
     if open_binds(end) and not end.curve and not end.plain:
         _open(c, route, end, path, broken)
 
@@ -25,13 +30,13 @@ def _endpoints(c: Checking, end: End, path: Path) -> None:
     seen: set[str] = set()
     for method in ("bind", "connect"):
         for index, endpoint in enumerate(getattr(end, method)):
-            if endpoint in seen:
+            if opened(endpoint) in seen:
                 c.tell((*path, method, index), f"{endpoint} is here twice.")
-            seen.add(endpoint)
+            seen.add(opened(endpoint))
 
 
 def _only_where_it_counts(c: Checking, route: Route, where: Where, end: End, path: Path) -> None:
-    ipc = any(bind.startswith("ipc://") for bind in end.bind)
+    ipc = any(opened(bind).startswith("ipc://") for bind in end.bind)
     for key in ("mode", "group"):
         if getattr(end, key) is not None and not ipc:
             c.tell((*path, key), f"{key}: is for ends that bind ipc:// endpoints.", key=True)

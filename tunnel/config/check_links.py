@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from tunnel.config.addresses import is_open
+from tunnel.config import check_carriers
+from tunnel.config.addresses import is_open, scheme
 from tunnel.config.checking import Checking
 from tunnel.config.model import Dial, Link, Listen
 from tunnel.config.nodes import Path
 from tunnel.config.table import link_allow
-from tunnel.config.values import tcp
 
 
 def check(c: Checking) -> None:
@@ -28,6 +28,7 @@ def check(c: Checking) -> None:
     c.linked = set(first)
     _reached(c)
     _shared(c)
+    check_carriers.check_apart(c)
 
 
 def _listen(c: Checking, link: Link, path: Path, broken: frozenset[str]) -> None:
@@ -37,7 +38,8 @@ def _listen(c: Checking, link: Link, path: Path, broken: frozenset[str]) -> None
     for key in ("mode", "group"):
         if getattr(listen, key) is not None and (address is None or not address.startswith("ipc://")):
             c.tell((*path, "listen", key), f"{key}: is for ipc:// addresses only.")
-    if address is None or not is_open(address):
+    check_carriers.check_listen(c, link, (*path, "listen"))
+    if address is None or not is_open(address) or scheme(address) == "ssh":
         return
     if "allow" in broken or "defaults" in c.draft.head.broken:
         return
@@ -56,6 +58,7 @@ def _dial(
     known = c.side(dial.side, (*path, "side"))
     if dial.source is not None:
         _source(c, dial.source, (*path, "source"))
+    check_carriers.check_dial(c, dial, path)
     if listen is None or listen.side not in c.draft.sides or not known:
         return
     if dial.side == listen.side:
@@ -71,7 +74,7 @@ def _dial(
         )
         return
     first[pair] = index
-    _ports(c, listen, dial, path)
+    check_carriers.check_fit(c, listen, dial, path)
 
 
 def _source(c: Checking, source: str, path: Path) -> None:
@@ -79,21 +82,6 @@ def _source(c: Checking, source: str, path: Path) -> None:
         ip_address(source.strip("[]"))
     except ValueError:
         c.tell(path, f"{source!r} is no address; source: is a numeric address of this box.")
-
-
-def _ports(c: Checking, listen: Listen, dial: Dial, path: Path) -> None:
-    """Another port is right behind a port forward, and a slip of the finger everywhere else."""
-    if listen.address is None or not listen.address.startswith("tcp://"):
-        return
-    for address in dial.address:
-        if not address.startswith("tcp://"):
-            c.warn(path, f"{dial.side} dials {address}, but {listen.side} listens at {listen.address}.")
-        elif tcp(address).port != tcp(listen.address).port:
-            c.warn(
-                path,
-                f"{dial.side} dials port {tcp(address).port}, "
-                f"but {listen.side} listens at port {tcp(listen.address).port}.",
-            )
 
 
 def _reached(c: Checking) -> None:
@@ -124,9 +112,14 @@ def _shared(c: Checking) -> None:
         other = c.draft.links[other_index]
         assert other is not None
         same = link_allow(part.value, c.defaults) == link_allow(other.value, c.defaults)
-        if not same or (listen.mode, listen.group) != (other.value.listen.mode, other.value.listen.group):
+        if not same or _opening(listen) != _opening(other.value.listen):
             where = c.where(("links", other_index))
             c.tell(
                 ("links", index, "listen"),
-                f"this listener is shared with the link in {where}; both must say the same allow:, mode: and group:.",
+                f"this listener is shared with the link in {where}; "
+                "both must say the same allow:, mode:, group:, tls: and ssh:.",
             )
+
+
+def _opening(listen: Listen) -> tuple[object, ...]:
+    return listen.mode, listen.group, listen.tls, listen.ssh

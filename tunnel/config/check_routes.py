@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
+from tunnel.config import check_stream
+from tunnel.config.addresses import opened
 from tunnel.config.check_ends import check_end
 from tunnel.config.checking import Checking
 from tunnel.config.model import Route
@@ -12,6 +15,7 @@ from tunnel.config.plan import Where
 from tunnel.config.table import APPLICATIONS, sides_of
 from tunnel.config.values import Tcp, listing, tcp
 
+_LINK: Final = "the link"
 WHERE: tuple[Where, Where] = ("from", "to")
 
 
@@ -70,6 +74,7 @@ def _pattern(c: Checking, route: Route, path: Path, broken: frozenset[str]) -> N
     for key in ("topics", "subscribe"):
         if getattr(route, key) is not None and pattern != "pubsub":
             c.tell((*path, key), f"{key}: is for pubsub routes; {pattern} has no topics.", key=True)
+    check_stream.check_route(c, route, path)
     if pattern == "reqrep" and c.settings(route).overflow == "keep-latest":
         place: Path = (*path, "overflow") if route.overflow else ("defaults", "overflow")
         c.tell(
@@ -121,10 +126,11 @@ def _bound_twice(c: Checking) -> None:
     for bind in _all_binds(c):
         if bind.address == "local":
             continue
-        of_tcp = bind.address.startswith("tcp://")
-        earlier_ones = near.setdefault((bind.side, tcp(bind.address).port if of_tcp else bind.address), [])
+        place = opened(bind.address)
+        of_tcp = place.startswith("tcp://")
+        earlier_ones = near.setdefault((bind.side, tcp(place).port if of_tcp else place), [])
         for earlier in earlier_ones:
-            if bind.owner != earlier.owner and (not of_tcp or _clash(tcp(bind.address), tcp(earlier.address))):
+            if not _shared(bind, earlier) and (not of_tcp or _clash(tcp(place), tcp(opened(earlier.address)))):
                 c.tell(
                     bind.path,
                     f"{bind.side} binds {earlier.address} already for {earlier.owner} ({c.where(earlier.path)}); "
@@ -132,6 +138,11 @@ def _bound_twice(c: Checking) -> None:
                 )
                 break
         earlier_ones.append(bind)
+
+
+def _shared(one: _Bind, other: _Bind) -> bool:
+    """An end's own endpoints are compared elsewhere; links may listen at one address together."""
+    return one.owner == other.owner and (one.owner != _LINK or one.address == other.address)
 
 
 def _clash(one: Tcp, other: Tcp) -> bool:
@@ -143,7 +154,7 @@ def _clash(one: Tcp, other: Tcp) -> bool:
 
 def _all_binds(c: Checking) -> list[_Bind]:
     found = [
-        _Bind(part.value.listen.side, str(part.value.listen.address), "the link", ("links", index, "listen"))
+        _Bind(part.value.listen.side, str(part.value.listen.address), _LINK, ("links", index, "listen"))
         for index, part in enumerate(c.draft.links)
         if part is not None and part.value.listen is not None and part.value.listen.address is not None
     ]
@@ -163,7 +174,7 @@ def _all_binds(c: Checking) -> list[_Bind]:
 
 def _likely_mistakes(c: Checking) -> None:
     """Two routes that connect to one endpoint with different sockets, or to what this side itself binds."""
-    binds = {(bind.side, bind.address): bind for bind in _all_binds(c)}
+    binds = {(bind.side, opened(bind.address)): bind for bind in _all_binds(c)}
     first: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {}
     for name, part in c.draft.routes.items():
         if part is None or part.value.pattern is None:
@@ -173,8 +184,10 @@ def _likely_mistakes(c: Checking) -> None:
             for place, end in enumerate(part.value.ends(where)):
                 for index, address in enumerate(end.connect):
                     path: Path = ("routes", name, where, place, "connect", index)
-                    if bind := binds.get((end.side, address)):
+                    if bind := binds.get((end.side, opened(address))):
                         c.warn(path, f"{end.side} connects here to {address}, which it binds itself for {bind.owner}.")
+                    if part.value.pattern == "stream":  # whatever is there may be reached this way too
+                        continue
                     other, fit = first.setdefault((end.side, address), (name, wanted))
                     if not set(fit) & set(wanted):
                         c.warn(

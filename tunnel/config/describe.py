@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tunnel.config.model import End, Route
+from tunnel.config.addresses import WEB, bracketed, opened, scheme, ssh
+from tunnel.config.model import Dial, End, Link, Route
 from tunnel.config.plan import Allow
 from tunnel.config.render import duration_text
 from tunnel.config.table import APPLICATIONS, Table, dialler_of, end_allow, link_allow, sides_of
@@ -17,18 +18,39 @@ def route_sentence(table: Table, name: str) -> str:
     """`ticks: PUB applications at plant → SUB applications at dmz, confirmed, drop-oldest, dialled by plant`."""
     route = table.routes[name]
     settings = table.settings(name)
-    near, far = (words[0] for words in APPLICATIONS[route.pattern])
     froms, tos = sides_of(route, "from"), sides_of(route, "to")
     dialled = {dialler_of(table.links, one, other) for one in froms for other in tos}
     diallers = [side for side in table.sides if side in dialled]
+    dialled_by = f"dialled by {listing(diallers, 'and')}"
+    if route.pattern == "stream":
+        return f"{name}: {_clients(route)} → {_services(route)}, {dialled_by}"
+    near, far = (words[0] for words in APPLICATIONS[route.pattern])
     parts = [
         f"{name}: {near} applications at {listing(froms, 'and')} → {far} applications at {listing(tos, 'and')}",
         settings.delivery,
         settings.overflow,
         *([] if settings.max_age_s is None else [f"at most {duration_text(settings.max_age_s)} old"]),
-        f"dialled by {listing(diallers, 'and')}",
+        dialled_by,
     ]
     return ", ".join(parts)
+
+
+def _clients(route: Route) -> str:
+    """`TCP clients at dmz`: who connects to a stream."""
+    unix = all(opened(address).startswith("ipc://") for end in route.from_ for address in end.bind)
+    bare = any(end.bare for end in route.from_)
+    kind = "unix socket clients" if unix and not bare else "TCP clients"
+    return f"{kind} at {listing(sides_of(route, 'from'), 'and')}"
+
+
+def _services(route: Route) -> str:
+    """`10.0.0.5:80 at plant`: where a stream's connections end."""
+    return listing([f"{_targets(end)} at {end.side}" for end in route.to], "and")
+
+
+def _targets(end: End) -> str:
+    shown = [opened(address).removeprefix("tcp://").removeprefix("ipc://") for address in end.connect]
+    return listing(shown) if shown else "a service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +110,37 @@ def _of_links(table: Table) -> Iterator[Opening | Call | str]:
         if listen.address is None:
             yield f"where {listen.side} listens for {listing(diallers, 'and')}"
         else:
-            let_in = _let_in(link_allow(link, table.model.defaults), listen.address)
-            purpose = f"link with {listing(diallers, 'and')}"
-            yield Opening(listen.side, listen.address, purpose, let_in, f"CURVE key of {listing(diallers, 'or')}")
+            yield from _of_listen(table, link, listen.address, diallers)
         for dial in link.dial:
             if not dial.address:
                 yield f"where {dial.side} dials {listen.side}"
             for address in dial.address:
-                yield Call(dial.side, address, f"link with {listen.side}")
+                yield from _of_dial(dial, address, f"link with {listen.side}")
+
+
+def _of_listen(table: Table, link: Link, address: str, diallers: list[str]) -> Iterator[Opening | Call]:
+    side, purpose = link.listen.side, f"link with {listing(diallers, 'and')}"
+    proof = f"CURVE key of {listing(diallers, 'or')}"
+    if scheme(address) != "ssh":
+        allow = link_allow(link, table.model.defaults)
+        yield Opening(side, address, purpose, _let_in(allow, address), proof)
+        return
+    way = ssh(address)
+    yield Call(side, f"tcp://{bracketed(way.host)}:{way.port}", f"sshd that opens {way.target} for the {purpose}")
+    yield Opening(f"sshd at {way.host}", f"tcp://{way.target}", purpose, "its box" if way.loopback else "any", proof)
+
+
+def _of_dial(dial: Dial, address: str, purpose: str) -> Iterator[Call]:
+    if scheme(address) == "ssh":
+        way = ssh(address)
+        yield Call(dial.side, f"tcp://{bracketed(way.host)}:{way.port}", f"sshd of the {purpose}")
+        target = f"ipc://{way.target}" if way.endpoint is None else f"tcp://{way.target}"
+        yield Call(f"sshd at {way.host}", target, purpose)
+    elif scheme(address) in WEB and dial.proxy is not None and dial.proxy.url:
+        yield Call(dial.side, dial.proxy.url, f"proxy of the {purpose}")
+        yield Call(f"proxy {dial.proxy.url.removeprefix('http://')}", address, purpose)
+    else:
+        yield Call(dial.side, address, purpose)
 
 
 def _of_routes(table: Table) -> Iterator[Opening | Call | str]:
@@ -109,16 +154,19 @@ def _of_routes(table: Table) -> Iterator[Opening | Call | str]:
 
 def _of_end(table: Table, name: str, route: Route, end: End, number: int) -> Iterator[Opening | Call]:
     applications = APPLICATIONS[route.pattern][number][0]
+    them, it = f"{applications} applications of {name}", f"{applications} application of {name}"
+    if route.pattern == "stream":
+        them, it = f"clients of {name}", f"service of {name}"
     for address in end.bind:
         let_in = _let_in(end_allow(end, route, table.model.defaults), address)
         proof = "CURVE" if end.curve else "PLAIN password" if end.plain else ""
-        yield Opening(end.side, address, f"{applications} applications of {name}", let_in, proof)
+        yield Opening(end.side, address, them, let_in, proof)
     for address in end.connect:
-        yield Call(end.side, address, f"{applications} application of {name}")
+        yield Call(end.side, address, it)
 
 
 def _let_in(allow: Allow, address: str) -> str:
-    if not address.startswith("tcp://"):
+    if not opened(address).startswith("tcp://"):
         return "this box"
     if allow.anyone:
         return "any"

@@ -17,7 +17,7 @@ import yaml
 
 from tunnel.config.addresses import is_open
 from tunnel.config.fields import NEVER
-from tunnel.config.model import Defaults, Dial, End, Link, Listen, Route, SecretRef
+from tunnel.config.model import Defaults, Dial, End, Link, Listen, ProxyModel, Route, SecretRef, SshModel, TlsModel
 from tunnel.config.nodes import Path as Steps
 from tunnel.config.nodes import reads_as_text
 from tunnel.config.plan import Network
@@ -81,11 +81,66 @@ class _Renderer:
         if not dials:
             return None
         ours = link.listen.side == self.side
+        path: Steps = ("links", index)
         return _said(
-            listen=_listen(link.listen) if ours else link.listen.side,
-            dial=_one_or_list(_dial(dial) if dial.side == self.side else dial.side for dial in dials),
+            listen=self._listen(link.listen, (*path, "listen")) if ours else link.listen.side,
+            dial=_one_or_list(
+                self._dial(dial, (*path, "dial", link.dial.index(dial))) if dial.side == self.side else dial.side
+                for dial in dials
+            ),
             allow=self._link_allow(link) if ours else None,
         )
+
+    def _listen(self, listen: Listen, path: Steps) -> str | Data:
+        said = _said(
+            allow=_allow(listen.allow),
+            mode=None if listen.mode is None else f"{listen.mode:04o}",
+            group=listen.group,
+            tls=self._tls(listen.tls, (*path, "tls")),
+            ssh=self._ssh(listen.ssh, (*path, "ssh")),
+        )
+        if listen.address is not None and not said:
+            return f"{listen.side} {listen.address}"
+        return _said(side=listen.side, address=listen.address, **said)
+
+    def _dial(self, dial: Dial, path: Steps) -> str | Data:
+        said = _said(
+            source=dial.source,
+            tls=self._tls(dial.tls, (*path, "tls")),
+            ssh=self._ssh(dial.ssh, (*path, "ssh")),
+            proxy=self._proxy(dial.proxy, (*path, "proxy")),
+        )
+        if not said:
+            return " ".join((dial.side, *dial.address))
+        return _said(side=dial.side, address=list(dial.address) or None, **said)
+
+    def _tls(self, tls: TlsModel | None, path: Steps) -> Data | None:
+        if tls is None:
+            return None
+        files = {word: self._path((*path, word), getattr(tls, word)) for word in ("cert", "key", "ca")}
+        return _said(**files, pin=list(tls.pin) or None, server_name=tls.server_name)
+
+    def _ssh(self, said: SshModel | None, path: Steps) -> Data | None:
+        if said is None:
+            return None
+        return _said(
+            backend=said.backend,
+            identity=[self._path((*path, "identity", i), text) for i, text in enumerate(said.identity)] or None,
+            passphrase=None if said.passphrase is None else self._secret(said.passphrase, (*path, "passphrase")),
+            agent=None if said.agent else False,
+            known_hosts=[self._path((*path, "known_hosts", i), text) for i, text in enumerate(said.known_hosts)]
+            or None,
+            config=self._path((*path, "config"), said.config),
+        )
+
+    def _proxy(self, proxy: ProxyModel | None, path: Steps) -> str | Data | None:
+        if proxy is None:
+            return None
+        url = proxy.url or "none"
+        if proxy.username is None and proxy.password is None:
+            return url
+        password = None if proxy.password is None else self._secret(proxy.password, (*path, "password"))
+        return _said(url=url, username=proxy.username, password=password)
 
     def _link_allow(self, link: Link) -> Any:
         if link.allow is not None or link.listen.allow is not None:
@@ -110,6 +165,9 @@ class _Renderer:
             **_options(route),
             topics=_said(allow=_topics(route.topics.allow), deny=_topics(route.topics.deny)) if route.topics else None,
             subscribe=None if route.subscribe is None else _topics(route.subscribe),
+            connections=route.connections,
+            idle=None if route.idle is None else "never" if route.idle == NEVER else duration_text(route.idle),
+            connect=None if route.connect is None else duration_text(route.connect),
         )
 
     def _end(self, end: End, path: Steps) -> str | Data:
@@ -132,6 +190,7 @@ class _Renderer:
             allow=_allow(end.allow),
             mode=None if end.mode is None else f"{end.mode:04o}",
             group=end.group,
+            proxy_protocol=end.proxy_protocol or None,
         )
 
     def _curve(self, end: End, path: Steps) -> Data | None:
@@ -156,23 +215,10 @@ class _Renderer:
 
     def _path(self, steps: Steps, text: str | None) -> str | None:
         """A path as it is from the folder of the table itself; an included file may lie elsewhere."""
-        if text is None or os.path.isabs(text):
+        if text is None or os.path.isabs(text) or text.startswith("~"):
             return text
         home = self.source.tree.folders[str(self.source.path)]
         return os.path.relpath(self.source.tree.folder(steps) / Path(text), home)
-
-
-def _listen(listen: Listen) -> str | Data:
-    if listen.address is not None and listen.allow is None and listen.mode is None and listen.group is None:
-        return f"{listen.side} {listen.address}"
-    mode = None if listen.mode is None else f"{listen.mode:04o}"
-    return _said(side=listen.side, address=listen.address, allow=_allow(listen.allow), mode=mode, group=listen.group)
-
-
-def _dial(dial: Dial) -> str | Data:
-    if dial.source is None:
-        return " ".join((dial.side, *dial.address))
-    return _said(side=dial.side, address=list(dial.address) or None, source=dial.source)
 
 
 def _options(part: Route | Defaults) -> Data:
