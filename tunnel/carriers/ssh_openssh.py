@@ -1,0 +1,301 @@
+"""The SSH carrier's second backend: the system's `ssh`, with its configuration, jump hosts and agents.
+
+`ssh` itself listens on the private socket (dial) or connects to it (listen), so no byte passes through this process;
+here it is started, its words are read for what happens, and it ends when we do. `-v` makes it tell enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import re
+import shutil
+import signal
+import stat
+import tempfile
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from tunnel.carriers.ssh_base import Counts, SshError, held, split_target
+from tunnel.carriers.ssh_hosts import files_of, host_name
+from tunnel.config.plan import CarrierPlan, SshPlan
+from tunnel.limits import SSH_ALIVE_COUNT, SSH_ALIVE_S, SSH_CONNECT_S, SSH_LINES
+
+_SECRET: Final = "ZTUNNEL_SSH_PASSPHRASE"
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class OpensshBackend:
+    """One `ssh` after the other."""
+
+    def __init__(self, plan: CarrierPlan, ssh: SshPlan, counts: Counts) -> None:
+        self._plan = plan
+        self._ssh = ssh
+        self._counts = counts
+        counts.server = f"{ssh.host}:{ssh.port}"
+        self._process: asyncio.subprocess.Process | None = None
+        self._lines: deque[str] = deque(maxlen=SSH_LINES)
+        self._up = asyncio.Event()
+        self._reader: asyncio.Task[None] | None = None
+        self._askpass: Path | None = None
+        self._channels: set[str] = set()
+
+    async def start(self) -> None:
+        self._unlink()
+        if self._ssh.passphrase is not None:
+            self._askpass = _askpass(self._plan.socket.parent)
+
+    async def connect(self) -> None:
+        if self._plan.role == "listen" and self._plan.allow.networks and not self._plan.allow.anyone:
+            raise SshError("the openssh backend cannot tell who connects: leave out allow, or take backend: paramiko")
+        program = shutil.which("ssh")
+        if program is None:
+            raise SshError("there is no program ssh here: install openssh-client, or take backend: paramiko")
+        self._unlink()
+        self._up.clear()
+        self._lines.clear()
+        self._process = await asyncio.create_subprocess_exec(
+            program,
+            *arguments(self._plan, self._ssh),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env=self._environment(),
+            preexec_fn=_die_with(os.getpid()),
+        )
+        self._reader = asyncio.get_running_loop().create_task(self._read(self._process))
+        up = asyncio.get_running_loop().create_task(self._up.wait())
+        try:
+            # its own limits are shorter: connection and login each have SSH_CONNECT_S
+            await asyncio.wait([up, self._reader], timeout=3 * SSH_CONNECT_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            up.cancel()
+        if not self._up.is_set():
+            if not self._reader.done():
+                raise SshError(f"ssh to {self._counts.server} was not done within {3 * SSH_CONNECT_S:g} s")
+            raise SshError(await self._reason())
+
+    async def ended(self) -> str:
+        assert self._reader is not None
+        await asyncio.shield(self._reader)
+        return await self._reason()
+
+    async def hang_up(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            try:
+                await asyncio.wait_for(process.wait(), 2)
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        if self._reader is not None:
+            self._reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reader
+            self._reader = None
+        self._channels.clear()
+        self._counts.connections = 0
+        self._unlink()
+
+    async def close(self) -> None:
+        self._unlink()
+        if self._askpass is not None:
+            shutil.rmtree(self._askpass.parent, ignore_errors=True)
+
+    def _unlink(self) -> None:
+        """`ssh` leaves its socket behind, and does not listen over an old one."""
+        if self._plan.role == "dial":
+            self._plan.socket.unlink(missing_ok=True)
+
+    def _environment(self) -> dict[str, str]:
+        environment = os.environ | {"LC_ALL": "C"}
+        if self._askpass is not None and self._ssh.passphrase is not None:
+            environment |= {"SSH_ASKPASS": str(self._askpass), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": "none"}
+            environment[_SECRET] = self._ssh.passphrase.reveal()
+        return environment
+
+    # --- what it says ------------------------------------------------------------------------------------------------
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stderr is not None
+        while line := await process.stderr.readline():
+            self._heed(line.decode(errors="replace").strip())
+        await process.wait()
+
+    def _heed(self, line: str) -> None:
+        told = line.removeprefix("debug1: ")
+        if told.startswith("Server host key: "):
+            self._counts.host_key = told.split()[-1]
+        elif told.startswith("Authenticated to ") and self._plan.role == "dial":
+            # the private socket is opened next; the connections that it takes are served from then on
+            asyncio.get_running_loop().call_soon(self._look_for_socket)
+        elif told.startswith("remote forward success for"):
+            self._up.set()
+        elif match := re.match(r"channel (\d+): new (direct|forwarded)-", told):
+            self._channels.add(match[1])
+        elif match := re.match(r"channel (\d+): free: (direct|forwarded)-", told):
+            self._channels.discard(match[1])
+        elif match := re.match(r"channel \d+: open failed: (.*)", told):
+            self._counts.refuse(*_refusal(match[1], self._ssh))
+        elif told.startswith("channel ") and "open confirm" in told:
+            self._counts.reason = ""
+        self._counts.connections = len(self._channels)
+        self._lines.append(told)
+
+    def _look_for_socket(self) -> None:
+        if self._plan.socket.exists():
+            self._up.set()
+        elif self._process is not None and self._process.returncode is None:
+            asyncio.get_running_loop().call_later(0.01, self._look_for_socket)
+
+    async def _reason(self) -> str:
+        lines = list(self._lines)
+        ssh, where = self._ssh, self._counts.server
+        said = "\n".join(lines)
+        if "Host key verification failed" in said or "REVOKED HOST KEY" in said:
+            return await self._host_key(said)
+        if "remote port forwarding failed" in said or "remote port forwarding failed for listen" in said:
+            remark = next((line for line in lines if line.startswith("Remote: ") and "disabled" in line), "")
+            return held(where, ssh.target, remark.removeprefix("Remote: "))
+        if "Permission denied" in said or "Too many authentication failures" in said:
+            tried = [line.removeprefix("Offering public key: ") for line in lines if line.startswith("Offering ")]
+            left = [
+                f"{path} needs a pass phrase that opens it, and the table gives none that does (passphrase)"
+                for path in ssh.identity
+                if not any(str(path) in line for line in tried)
+                or any(f'"{path}"' in line and "passphrase" in line for line in lines)
+            ]
+            offered = f"offered: {', '.join(tried)}" if tried else "there was none to offer"
+            return "; ".join([f"{where} accepted no key of {ssh.user}", offered, *left])
+        if "Could not resolve hostname" in said:
+            return f"the name {ssh.host} is not known"
+        if "Connection refused" in said and "Authenticated to" not in said:
+            return f"connection refused by {where}: no sshd listens there"
+        if "Timeout, server" in said:
+            silent_s = SSH_ALIVE_S * SSH_ALIVE_COUNT
+            return f"nothing came from the sshd {where} for {silent_s:.0f} s: the connection is dead"
+        if "Connection timed out" in said:
+            return f"{where} did not answer within {SSH_CONNECT_S:g} s"
+        if "Authenticated to" in said and ("closed by remote host" in said or "Connection reset" in said):
+            return f"the sshd {where} hung up"
+        last = next((line for line in reversed(lines) if line and not _NOISE.match(line)), "it said nothing")
+        return f"ssh to {where} ended: {last.rstrip('.')}"
+
+    async def _host_key(self, said: str) -> str:
+        """As the other backend tells it. `ssh` shows no key, only its fingerprint, so that it is fetched once more."""
+        from tunnel.carriers.ssh_paramiko import complaint
+
+        ssh, known = self._ssh, files_of(self._ssh.known_hosts)
+        if "REVOKED HOST KEY" not in said:
+            told = await asyncio.to_thread(complaint, ssh, self._plan.source)
+            if told is not None and self._counts.host_key in told:
+                return told
+        name = host_name(ssh.host, ssh.port)
+        offending = re.search(r"Offending .* in (\S+)", said)
+        what = (
+            "is revoked"
+            if "REVOKED HOST KEY" in said
+            else f"has changed ({offending[1]} says otherwise)"
+            if offending
+            else "is unknown"
+        )
+        return (
+            f"the host key of {name} {what}: {self._counts.host_key}. Compare that with the machine's own, then add to "
+            f"{known[0]} what ssh-keyscan -p {ssh.port} {ssh.host} prints"
+        )
+
+
+_NOISE: Final = re.compile(r"(channel|client_|Transferred|Bytes per second|Exit status|Connection to .* closed)")
+
+
+def arguments(plan: CarrierPlan, ssh: SshPlan) -> list[str]:
+    """The command line after `ssh`."""
+    options = {
+        "BatchMode": "no" if ssh.passphrase is not None else "yes",
+        "NumberOfPasswordPrompts": "1",
+        "PasswordAuthentication": "no",
+        "KbdInteractiveAuthentication": "no",
+        "StrictHostKeyChecking": "yes",
+        "UpdateHostKeys": "no",
+        "ExitOnForwardFailure": "yes",
+        "ServerAliveInterval": f"{SSH_ALIVE_S:.0f}",
+        "ServerAliveCountMax": str(SSH_ALIVE_COUNT),
+        "ConnectTimeout": f"{SSH_CONNECT_S:.0f}",
+        "StreamLocalBindMask": "0177",
+        "ControlMaster": "no",
+        "ControlPath": "none",
+        "ForwardAgent": "no",
+        "ForwardX11": "no",
+        "PermitLocalCommand": "no",
+        "RequestTTY": "no",
+    }
+    if ssh.known_hosts:
+        options |= {"UserKnownHostsFile": " ".join(f'"{path}"' for path in ssh.known_hosts)}
+        options |= {"GlobalKnownHostsFile": "none"}
+    if ssh.identity:
+        options["IdentitiesOnly"] = "yes"
+    if not ssh.agent:
+        options["IdentityAgent"] = "none"
+    if plan.source:
+        options["BindAddress"] = plan.source
+    found = ["-v", "-N", "-T"]
+    if ssh.config is not None:
+        found += ["-F", str(ssh.config)]
+    for option, value in options.items():
+        found += ["-o", f"{option}={value}"]
+    for path in ssh.identity:
+        found += ["-i", str(path)]
+    if ssh.port != 22:  # so that a configuration may say another
+        found += ["-p", str(ssh.port)]
+    found += ["-l", ssh.user]
+    target = split_target(ssh.target)
+    there = _escaped(target) if isinstance(target, str) else f"[{target[0]}]:{target[1]}"
+    here = _escaped(str(plan.socket))
+    found += ["-L", f"{here}:{there}"] if plan.role == "dial" else ["-R", f"{there}:{here}"]
+    return [*found, "--", ssh.host]
+
+
+def _escaped(path: str) -> str:
+    return path.replace("\\", "\\\\").replace(":", "\\:").replace("%", "%%")
+
+
+def _refusal(told: str, ssh: SshPlan) -> tuple[str, str]:
+    at = f"{ssh.host}:{ssh.port}"
+    if "prohibited" in told:
+        return (
+            "forward",
+            f"the sshd {at} does not allow connections to {ssh.target}: see AllowTcpForwarding, permitopen",
+        )
+    return "target", f"the sshd {at} could not connect to {ssh.target}: {told.removeprefix('connect failed: ')}"
+
+
+def _askpass(folder: Path) -> Path:
+    """A program that prints the pass phrase, which `ssh` takes from nowhere else; the secret is not in it.
+
+    In the private runtime folder, unless nothing may be run from there (Debian mounts /run so).
+    """
+    if os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        folder = Path(tempfile.gettempdir())
+    path = Path(tempfile.mkdtemp(prefix="askpass-", dir=folder)) / "askpass"
+    path.write_text(f"#!/bin/sh\nprintf '%s\\n' \"${_SECRET}\"\n")
+    path.chmod(stat.S_IRWXU)
+    return path
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    """Run in the new process, before `ssh`: it is told to end when this one does, however it does (prctl(2))."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def prepare() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare
