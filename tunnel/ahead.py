@@ -64,15 +64,15 @@ class Aheads:
 
     def add(self, pattern: Pattern, ports: Iterable[Port]) -> None:
         """A route has come."""
-        for port in ports:
+        for port in ports if pattern.has_shortcut else ():
             self._of[port.channel] = Ahead(self._owner, pattern, port)
 
     def remove(self, ports: Iterable[Port]) -> None:
         """A route goes."""
         for port in ports:
             port.peer.catch_up()
-            ahead = self._of.pop(port.channel)
-            if self._last.get(port.peer) is ahead:
+            ahead = self._of.pop(port.channel, None)
+            if ahead is not None and self._last.get(port.peer) is ahead:
                 del self._last[port.peer]
 
     def saw(self, peer: Peer, channel: Channel, size: int) -> None:

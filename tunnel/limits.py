@@ -78,6 +78,24 @@ STREAM_CONNECTIONS: Final = 1024
 """Connections of one stream route at a time, at one half, unless the table says otherwise."""
 STREAM_CONNECT_S: Final = 10.0
 """How long a target may take to answer, and a client may wait for the link, unless the table says otherwise."""
+STREAM_CREDIT_BYTES: Final = 64 * KIB
+"""Bytes that a connection may always have under way, each way: OPEN and what follows it wait for nobody."""
+STREAM_QUEUE_BYTES: Final = 512 * KIB
+"""Unsent bytes of a stream route from which on no connection is read: then the connections take turns."""
+STREAM_READ_BYTES: Final = BATCH_BYTES - 12
+"""One read of a connection at most: a batch with its headers."""
+STREAM_BACKLOG: Final = 1024
+"""Clients that the kernel accepts ahead of us."""
+STREAM_ACCEPTS_A_TURN: Final = 32
+"""Clients let in before other callbacks get their turn."""
+STREAM_ACCEPT_PAUSE_S: Final = 0.2
+"""Without descriptors left, who comes waits this long."""
+STREAM_NAME_S: Final = 10.0
+"""A target's name is looked up again after this time."""
+STREAM_TEXT_BYTES: Final = 400
+"""The reason of a reset, in UTF-8."""
+STREAM_SWEEP_S: Final = 1.0
+"""How often idle connections are looked for."""
 
 # --- links inside SSH ------------------------------------------------------------------------------------------------
 SSH_CONNECT_S: Final = 10.0
@@ -128,25 +146,6 @@ HTTP_WEBSOCKET_AGAIN_S: Final = 300.0
 HTTP_RETRY_MIN_S: Final = 0.05
 HTTP_RETRY_MAX_S: Final = 2.0
 """Pauses between repeated long-poll requests: doubled between these two."""
-
-STREAM_CREDIT_BYTES: Final = 64 * KIB
-"""Bytes that a connection may always have under way, each way: OPEN and what follows it wait for nobody."""
-STREAM_QUEUE_BYTES: Final = 512 * KIB
-"""Unsent bytes of a stream route from which on no connection is read: then the connections take turns."""
-STREAM_READ_BYTES: Final = BATCH_BYTES - 12
-"""One read of a connection at most: a batch with its headers."""
-STREAM_BACKLOG: Final = 1024
-"""Clients that the kernel accepts ahead of us."""
-STREAM_ACCEPTS_A_TURN: Final = 32
-"""Clients let in before other callbacks get their turn."""
-STREAM_ACCEPT_PAUSE_S: Final = 0.2
-"""Without descriptors left, who comes waits this long."""
-STREAM_NAME_S: Final = 10.0
-"""A target's name is looked up again after this time."""
-STREAM_TEXT_BYTES: Final = 400
-"""The reason of a reset, in UTF-8."""
-STREAM_SWEEP_S: Final = 1.0
-"""How often idle connections are looked for."""
 
 # --- liveness --------------------------------------------------------------------------------------------------------
 PING_IDLE_S: Final = 5.0

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
+from tunnel.errors import UsageError
 from tunnel.limits import PROBE_KNOCK_S, PROBE_LOOK_S, PROBE_S, PROBE_STILL_S
 from tunnel.link.channel import Channel
 from tunnel.link.outbound import Outbound
@@ -32,6 +33,8 @@ async def look(route: RunningRoute, hub: Hub, links_status: Callable[[], list[di
                     outbound: {unacked_bytes, window_bytes, overflow, full, moved} or None, topics: int or None}]
     settled         the far halves know what is wanted here
     """
+    if route.plan.pattern == "stream":
+        raise UsageError(f"{route.plan.name} is a stream: connect to it to try it; `ztunnel status` tells how it is.")
     before = _positions(route)
     dropped_before = route.pattern.drops()
     began = hub.now()

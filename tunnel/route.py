@@ -11,8 +11,9 @@ from tunnel.link.channel import NOT_MET, Route
 from tunnel.link.outbound import Terms
 from tunnel.link.peer import Peer
 from tunnel.local import LocalEnd
+from tunnel.local.stream import StreamEnd
 from tunnel.log import Log
-from tunnel.patterns import PATTERNS, Hub, Pattern, Port
+from tunnel.patterns import PATTERNS, Hub, Pattern, Port, Stream
 from tunnel.reactor import Reactor
 from tunnel.zap import Zap
 
@@ -20,7 +21,8 @@ from tunnel.zap import Zap
 def link_route(plan: RoutePlan) -> Route:
     """What the link needs to know of a route."""
     is_from = plan.where == "from"
-    both_ways = plan.pattern in ("reqrep", "pair")
+    is_stream = plan.pattern == "stream"
+    both_ways = is_stream or plan.pattern in ("reqrep", "pair")
     replies = plan.pattern == "reqrep" and not is_from
     return Route(
         name=plan.name,
@@ -34,7 +36,7 @@ def link_route(plan: RoutePlan) -> Route:
             overflow=plan.overflow,
             priority=plan.priority,
             max_age_s=plan.max_age_s,
-            resend_on_restart=plan.on_restart == "resend" and not replies,
+            resend_on_restart=plan.on_restart == "resend" and not (replies or is_stream),
         ),
         max_message_bytes=plan.max_message_bytes,
         sends=is_from or both_ways,
@@ -42,7 +44,7 @@ def link_route(plan: RoutePlan) -> Route:
         wants=plan.pattern == "pubsub" and not is_from,
         grants=plan.pattern == "pubsub" and is_from,
         standing=plan.subscribe,
-        keep_on_restart=not replies,
+        keep_on_restart=not (replies or is_stream),
     )
 
 
@@ -55,8 +57,13 @@ class RunningRoute:
         self.plan = plan
         self.pattern: Pattern = PATTERNS[plan.pattern, plan.where](plan, hub)
         self.ports = [Port(peers[side], peers[side].add(link_route(plan))) for side in plan.peers]
-        self.end = LocalEnd(reactor, zap, plan, self.pattern.on_ready, self.pattern.on_reopened, private_dir)
-        self.pattern.attach(self.end, self.ports)
+        self.end: LocalEnd | StreamEnd
+        if isinstance(self.pattern, Stream):
+            self.end = self.pattern.make_end(reactor, private_dir)
+            self.pattern.attach_ports(self.ports)
+        else:
+            self.end = LocalEnd(reactor, zap, plan, self.pattern.on_ready, self.pattern.on_reopened, private_dir)
+            self.pattern.attach(self.end, self.ports)
         self.end.on_doubt = self.pattern.disarm
         for port in self.ports:
             port.channel.owner = (self.pattern, port)
@@ -129,4 +136,5 @@ class RunningRoute:
             "may_repeat": self.pattern.may_repeat(),
             "unacked_bytes": sum(channel.unacked_bytes for channel in outbound),
             "window_bytes": sum(channel.window_bytes for channel in outbound) or self.plan.window_bytes,
+            **self.pattern.told(),
         }

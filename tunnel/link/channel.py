@@ -59,6 +59,8 @@ class Channel:
     max_message_bytes: int = 0
     remote_peers: int = 0
     """Applications connected at the other end."""
+    epoch: int = 0
+    """Counts how often the channel began anew, with another process of the peer or another route there."""
     owner: Any = None
     """Whatever the owner wants to find here when the channel is in `arrived` or `freed`."""
 

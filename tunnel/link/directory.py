@@ -116,6 +116,7 @@ def _numbers_of(channel: Channel) -> Numbers:
 
 
 def _restart(channel: Channel) -> None:
+    channel.epoch += 1
     if channel.outbound:
         channel.outbound.restart()
         if not channel.route.keep_on_restart:

@@ -38,6 +38,8 @@ class StreamEnd:
         self.plan = route.stream or StreamPlan()
         self.on_doubt: Callable[[], None] = lambda: None
         """As LocalEnd has it; nothing here is in doubt."""
+        self.on_close: Callable[[], None] = lambda: None
+        """The route goes: its connections go with it."""
         self._count = count
         self._on_accept = on_accept
         self._open = False
@@ -80,6 +82,7 @@ class StreamEnd:
 
     async def close(self, linger_s: float = 0.0) -> None:
         self._open = False
+        self.on_close()
         for each in self._all:
             each.stop()
 

@@ -7,6 +7,7 @@ from tunnel.patterns.pair import Pair
 from tunnel.patterns.pipeline import PipelineFrom, PipelineTo
 from tunnel.patterns.pubsub import PubsubFrom, PubsubTo
 from tunnel.patterns.reqrep import ReqrepFrom, ReqrepTo
+from tunnel.patterns.stream import Stream, StreamFrom, StreamTo
 
 PATTERNS: dict[tuple[str, str], type[Pattern]] = {
     ("reqrep", "from"): ReqrepFrom,
@@ -17,7 +18,9 @@ PATTERNS: dict[tuple[str, str], type[Pattern]] = {
     ("pipeline", "to"): PipelineTo,
     ("pair", "from"): Pair,
     ("pair", "to"): Pair,
+    ("stream", "from"): StreamFrom,
+    ("stream", "to"): StreamTo,
 }
 """(pattern, which end this side is) → its class."""
 
-__all__ = ["PATTERNS", "Hub", "Pattern", "Port", "Tally"]
+__all__ = ["PATTERNS", "Hub", "Pattern", "Port", "Stream", "Tally"]

@@ -110,6 +110,9 @@ class Tally:
 class Pattern:
     """One route at this half. Subclasses say what reading and feeding mean for their sockets."""
 
+    has_shortcut = True
+    """Its local end is a 0MQ socket, so small batches can go ahead (tunnel/ahead.py)."""
+
     def __init__(self, plan: RoutePlan, hub: Hub) -> None:
         self.plan = plan
         self.hub = hub
@@ -377,6 +380,10 @@ class Pattern:
                 if part is not None:
                     total.update(part.dropped)
         return {reason: count for reason, count in sorted(total.items()) if count}
+
+    def told(self) -> dict[str, Any]:
+        """What `status` shows of this pattern only."""
+        return {}
 
     def may_repeat(self) -> int:
         return sum(port.channel.outbound.may_repeat for port in self.ports if port.channel.outbound)

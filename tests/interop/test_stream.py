@@ -1,0 +1,303 @@
+"""Byte streams through two real halves: TCP and unix sockets, half-close, resets, limits, refusals, PROXY protocol."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tunnel_pair import Tunnel
+from tests.waiting import free_port, until
+
+Handler = Callable[[socket.socket], None]
+
+
+class Service:
+    """A TCP (or unix) server of the tests: `handler` runs in a thread for each connection."""
+
+    def __init__(self, handler: Handler, path: str = "") -> None:
+        self.listening = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
+        self.listening.bind(path or ("127.0.0.1", 0))
+        self.listening.listen(2000)
+        self.address = f"ipc://{path}" if path else f"tcp://127.0.0.1:{self.listening.getsockname()[1]}"
+        self.accepted = 0
+        self._handler = handler
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self.listening.accept()
+                self.accepted += 1
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            self._handler(connection)
+
+    def close(self) -> None:
+        self.listening.close()
+
+
+def echo(connection: socket.socket) -> None:
+    while data := connection.recv(1 << 16):
+        connection.sendall(data)
+
+
+def count_and_answer(connection: socket.socket) -> None:
+    """Reads to the end, then tells the digest: works only where half-close does."""
+    digest = hashlib.sha256()
+    while data := connection.recv(1 << 16):
+        digest.update(data)
+    connection.sendall(digest.hexdigest().encode())
+
+
+@pytest.fixture
+def tunnel(tmp_path: Path) -> Iterator[Tunnel]:
+    tunnel = Tunnel(tmp_path)
+    yield tunnel
+    tunnel.close()
+
+
+@pytest.fixture
+def service() -> Iterator[Callable[..., Service]]:
+    made: list[Service] = []
+
+    def make(handler: Handler, path: str = "") -> Service:
+        made.append(Service(handler, path))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def started(tunnel: Tunnel, target: str, *, listener: str = "plant", **route: Any) -> str:
+    """A stream route towards `target`; its address for clients. `route`: further keys."""
+    other = next(side for side in tunnel.sides if side != listener)
+    entry = route.pop("entry", None) or tunnel.tcp()
+    tunnel.write(
+        {"s": {"pattern": "stream", "from": f"{other} bind {entry}", "to": f"{listener} connect {target}"} | route}
+    )
+    tunnel.start()
+    return entry
+
+
+def connected(entry: str) -> socket.socket:
+    if entry.startswith("ipc://"):
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(entry.removeprefix("ipc://"))
+    else:
+        host, port = entry.removeprefix("tcp://").rsplit(":", 1)
+        client = socket.create_connection((host, int(port)))
+    client.settimeout(20)
+    return client
+
+
+def exactly(client: socket.socket, size: int) -> bytes:
+    got = bytearray()
+    while len(got) < size:
+        data = client.recv(min(1 << 20, size - len(got)))
+        if not data:
+            break
+        got += data
+    return bytes(got)
+
+
+def to_the_end(client: socket.socket) -> bytes:
+    got = bytearray()
+    while data := client.recv(1 << 20):
+        got += data
+    return bytes(got)
+
+
+def was_reset(client: socket.socket) -> bool:
+    try:
+        while client.recv(1 << 16):
+            pass
+    except ConnectionResetError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("listener", ["plant", "dmz"])
+def test_bytes_go_both_ways(tunnel: Tunnel, service: Callable[..., Service], listener: str) -> None:
+    entry = started(tunnel, service(echo).address, listener=listener)
+    with connected(entry) as client:
+        client.sendall(b"hello")
+        assert exactly(client, 5) == b"hello"
+        big = os.urandom(8 << 20)
+        sender = threading.Thread(target=client.sendall, args=(big,))
+        sender.start()
+        assert exactly(client, len(big)) == big
+        sender.join()
+    side = next(side for side in tunnel.sides if side != listener)
+    told = tunnel.until_route(side, "s", lambda r: r["connections"] == 0)
+    assert told["opened"] == 1
+    assert told["bytes_in"] == told["bytes_out"] == len(big) + 5
+
+
+def test_half_close_both_ways(tunnel: Tunnel, service: Callable[..., Service]) -> None:
+    entry = started(tunnel, service(count_and_answer).address)
+    data = os.urandom(3_000_000)
+    with connected(entry) as client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        assert to_the_end(client) == hashlib.sha256(data).hexdigest().encode()
+
+
+def test_the_service_may_end_first(tunnel: Tunnel, service: Callable[..., Service]) -> None:
+    heard: list[bytes] = []
+
+    def greet_then_listen(connection: socket.socket) -> None:
+        connection.sendall(b"bye")
+        connection.shutdown(socket.SHUT_WR)
+        heard.append(to_the_end(connection))
+
+    entry = started(tunnel, service(greet_then_listen).address)
+    with connected(entry) as client:
+        assert to_the_end(client) == b"bye"
+        client.sendall(b"still here")
+    until(lambda: heard, 10, "the service hears what came after its own end")
+    assert heard == [b"still here"]
+
+
+def test_unix_sockets_at_both_ends(tunnel: Tunnel, service: Callable[..., Service]) -> None:
+    entry = started(tunnel, service(echo, f"{tunnel.runtime}/service").address, entry=tunnel.ipc("entry"))
+    with connected(entry) as client:
+        client.sendall(b"over files")
+        assert exactly(client, 10) == b"over files"
+
+
+def test_a_reset_is_passed_on_both_ways(tunnel: Tunnel, service: Callable[..., Service]) -> None:
+    ended: list[bool] = []
+    abort = struct.pack("ii", 1, 0)
+
+    def serve(connection: socket.socket) -> None:
+        if exactly(connection, 1) == b"1":
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, abort)
+            connection.close()
+        else:
+            ended.append(was_reset(connection))
+
+    entry = started(tunnel, service(serve).address)
+    with connected(entry) as client:
+        client.sendall(b"1")
+        assert was_reset(client)
+    client = connected(entry)
+    client.sendall(b"2")
+    until(lambda: tunnel.route("plant", "s")["bytes_out"] >= 2, 10, "the service has the byte")
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, abort)
+    client.close()
+    until(lambda: ended, 10, "the service sees the end")
+    assert ended == [True]
+
+
+def test_a_dead_target_is_told_and_counted(tunnel: Tunnel) -> None:
+    entry = started(tunnel, f"tcp://127.0.0.1:{free_port()}")
+    with connected(entry) as client:
+        assert was_reset(client)
+    for side in tunnel.sides:
+        assert tunnel.route(side, "s")["refused"] == {"target_down": 1}
+    (endpoint,) = tunnel.route("plant", "s")["endpoints"]
+    assert endpoint["state"] == "down"
+    assert "Nobody listens" in endpoint["reason"]
+
+
+def test_no_more_than_the_route_allows(tunnel: Tunnel, service: Callable[..., Service]) -> None:
+    entry = started(tunnel, service(echo).address, connections=2)
+    with connected(entry) as one, connected(entry) as two:
+        for client in (one, two):
+            client.sendall(b"x")
+            assert exactly(client, 1) == b"x"
+        with connected(entry) as three:
+            assert was_reset(three)
+        assert tunnel.route("dmz", "s")["refused"] == {"limit": 1}
+    tunnel.until_route("dmz", "s", lambda r: r["connections"] == 0)
+    with connected(entry) as again:
+        again.sendall(b"y")
+        assert exactly(again, 1) == b"y"
+
+
+def test_an_idle_connection_is_ended(tunnel: Tunnel, service: Callable[..., Service]) -> None:
+    entry = started(tunnel, service(echo).address, idle="300ms")
+    with connected(entry) as client:
+        client.sendall(b"x")
+        assert exactly(client, 1) == b"x"
+        assert was_reset(client)
+    tunnel.until_route("dmz", "s", lambda r: r["ended"].get("idle") == 1 and not r["connections"])
+
+
+def test_the_target_learns_who_connected(tunnel: Tunnel, service: Callable[..., Service]) -> None:
+    heard: list[bytes] = []
+    target = service(lambda connection: heard.append(to_the_end(connection)))
+    entry = started(tunnel, target.address, to={"side": "plant", "connect": target.address, "proxy_protocol": True})
+    with connected(entry) as client:
+        own, theirs = client.getsockname(), client.getpeername()
+        client.sendall(b"then the bytes")
+    until(lambda: heard, 10, "the service has heard all")
+    addresses = socket.inet_aton("127.0.0.1") * 2 + struct.pack(">HH", own[1], theirs[1])
+    assert heard == [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + addresses + b"then the bytes"]
+
+
+def test_a_slow_reader_holds_up_only_itself(tunnel: Tunnel, service: Callable[..., Service]) -> None:
+    entry = started(tunnel, service(echo).address)
+    with connected(entry) as slow, connected(entry) as quick:
+        slow.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                slow.send(bytes(1 << 16))
+        for _ in range(20):
+            quick.sendall(b"q" * 10_000)
+            assert exactly(quick, 10_000) == b"q" * 10_000
+
+
+def test_a_thousand_connections(tunnel: Tunnel, service: Callable[..., Service]) -> None:
+    entry = started(tunnel, service(echo).address)
+    clients = [connected(entry) for _ in range(1000)]
+    for at, client in enumerate(clients):
+        client.sendall(b"%08d" % at)
+    assert [exactly(client, 8) for client in clients] == [b"%08d" % at for at in range(1000)]
+    assert tunnel.route("plant", "s")["connections"] == 1000
+    for client in clients:
+        client.close()
+    for side in tunnel.sides:
+        tunnel.until_route(side, "s", lambda r: r["connections"] == 0)
+
+
+@pytest.mark.parametrize("side", ["dmz", "plant"])
+def test_a_killed_half_resets_and_the_route_comes_back(
+    tunnel: Tunnel, service: Callable[..., Service], side: str
+) -> None:
+    entry = started(tunnel, service(echo).address)
+    other = next(each for each in tunnel.sides if each != side)
+    client = connected(entry)
+    client.sendall(b"x")
+    assert exactly(client, 1) == b"x"
+    tunnel.devices[side].kill()
+    tunnel.devices[side].start()
+    tunnel.up()
+    assert was_reset(client) == (side == "plant")  # of a dead half's own sockets the kernel ends without RST
+    client.close()
+    told = tunnel.until_route(other, "s", lambda r: r["connections"] == 0)
+    assert told["ended"] == {"peer_restart": 1}
+    with connected(entry) as client:
+        client.sendall(b"back")
+        assert exactly(client, 4) == b"back"
+
+
+def test_without_a_link_a_client_waits_then_is_turned_away(tunnel: Tunnel, service: Callable[..., Service]) -> None:
+    entry = started(tunnel, service(echo).address, connect="700ms")
+    tunnel.devices["plant"].kill()
+    tunnel.until_route("dmz", "s", lambda r: r["state"] == "waiting")
+    with connected(entry) as client:
+        assert was_reset(client)
+    assert tunnel.route("dmz", "s")["refused"] == {"link_down": 1}
