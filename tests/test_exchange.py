@@ -46,6 +46,9 @@ class Far:
     def redial(self, *why: str) -> None:
         self.told.append(f"redial {' '.join(why)}")
 
+    def breach(self, peer: Peer, error: RemoteProtocolError) -> None:
+        self.told.append(f"breach {peer.side} {error}")
+
     def arrived(self, port: Any) -> None:
         self.told.append("arrived")
 
@@ -124,11 +127,11 @@ def test_a_piece_that_must_wait_is_not_expressed(parts: Parts) -> None:
 def test_a_breach_breaks_that_side_off_whoever_dialled(parts: Parts, capfd: pytest.CaptureFixture[str]) -> None:
     exchange, peer, far, _ = parts
     exchange.breach(peer, RemoteProtocolError("batch", "a batch is malformed"))
-    assert far.told == ["redial a batch is malformed"]
+    assert far.told == [f"breach {peer.side} a batch is malformed"]
     exchange.dials.clear()
-    exchange.redial(peer.side, "nobody holds a link")
+    exchange.breach(peer, RemoteProtocolError("batch", "nobody holds a link"))
     exchange.listens = far  # type: ignore[assignment]
     exchange.breach(peer, RemoteProtocolError("batch", "again"))
-    assert far.told[1:] == [f"redial {peer.side} again"]
+    assert far.told[1:] == [f"breach {peer.side} again"]
     assert "protocol-breach" in "".join(capfd.readouterr())
     assert exchange.links == [far]
