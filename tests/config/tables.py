@@ -50,8 +50,9 @@ def load(folder: Path, text: str) -> Table:
 
 
 def with_keys(folder: Path, text: str = BASE) -> Path:
-    """The table with fresh keys in files beside it, secrets included."""
+    """The table with keys in files beside it, secrets included; fresh ones the first time."""
     for side in ("dmz", "plant"):
-        write_pair(folder / "keys", side)
+        if not (folder / "keys" / f"{side}.key").exists():
+            write_pair(folder / "keys", side)
     text = text.replace(f"'{DMZ_KEY}'", "keys/dmz.key").replace(f"'{PLANT_KEY}'", "keys/plant.key")
     return write(folder, text)

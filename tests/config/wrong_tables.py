@@ -702,3 +702,278 @@ whole(
     "can be reached from beyond this box",
     LATER,
 )
+
+# --- links inside SSH and HTTP ---------------------------------------------------------------------------------------
+
+PIN = "ab" * 32
+
+
+def dial(name: str, address: str, *words: str, more: str = "") -> None:
+    """The right table with another address to dial; `▶` before `plant` in the short form, or in `more` (long form)."""
+    if not more:
+        change(name, DIAL, f"dial: {MARK}plant {address}", *words)
+        return
+    body = "\n".join("      " + line for line in more.split("|"))
+    change(name, DIAL, f"dial:\n      side: plant\n      address: {address}\n{body}", *words)
+
+
+def listen(name: str, address: str, *words: str, more: str = "", allow: str = "") -> None:
+    """... to listen at; what does not fit it is dialled by a side alone."""
+    start = f"  - {LISTEN}\n    {DIAL}\n"
+    rest = f"    dial: plant\n{allow}"
+    if not more:
+        change(name, start, f"  - listen: {MARK}dmz {address}\n{rest}", *words)
+        return
+    body = "\n".join("      " + line for line in more.split("|"))
+    change(name, start, f"  - listen:\n      side: dmz\n      address: {address}\n{body}\n{rest}", *words)
+
+
+dial("ssh with a password", "ssh://me:hunter2@dmz/9440", "a password does not belong into an address; see ssh:")
+dial("ssh with a password that has a slash", "ssh://me:a/hunter2@dmz/9440", "a password does not belong into")
+dial("ssh without user", "ssh://dmz.example.com/127.0.0.1:9440", "names no user; write ssh://USER@dmz.example.com/...")
+dial("ssh with an empty user", "ssh://@dmz/127.0.0.1:9440", "'' is no user")
+dial("ssh with an option for a user", "ssh://-oProxyCommand=x@dmz/9440", "'-oProxyCommand=x' is no user")
+dial("ssh with an option for a host", "ssh://me@-oProxyCommand=x/9440", "'-oProxyCommand=x' is no host")
+dial("ssh without target", "ssh://me@dmz", "ends before it says where beyond the sshd")
+dial("ssh with an empty target", "ssh://me@dmz/", "after the '/' comes 127.0.0.1:9440 or run/ztunnel.sock")
+dial("ssh with a relative socket", "ssh://me@dmz/zt.sock", "'zt.sock' is neither HOST:PORT nor the absolute path")
+dial("ssh with dots in its socket", "ssh://me@dmz/run/../zt.sock", "is no path of a socket")
+dial("ssh with a folder for a socket", "ssh://me@dmz/run/zt/", "ends with a name")
+dial("ssh with a long socket", f"ssh://me@dmz/run/{'a' * 108}", "at most 107 bytes")
+dial("ssh with target port 0", "ssh://me@dmz/127.0.0.1:0", "a port is a number from 1 to 65535")
+dial("ssh with target port 70000", "ssh://me@dmz/127.0.0.1:70000", "a port is a number from 1 to 65535")
+dial("ssh with a bare target port 70000", "ssh://me@dmz/70000", "a port is a number from 1 to 65535")
+dial("ssh with a word for a target port", "ssh://me@dmz/127.0.0.1:link", "a port is a number from 1 to 65535")
+dial("ssh with port 0", "ssh://me@dmz:0/9440", "a port is a number from 1 to 65535")
+dial("ssh with a word for a port", "ssh://me@dmz:ssh/9440", "a port is a number from 1 to 65535")
+dial("ssh to every address", "ssh://me@dmz/*:9440", "one cannot connect to every address")
+dial("ssh to 0.0.0.0", "ssh://me@dmz/0.0.0.0:9440", "one cannot connect to every address")
+dial("ssh with IPv6 without brackets", "ssh://me@::1/9440", "goes into square brackets")
+dial("https with a password", "https://me:hunter2@dmz/link", "a user or password does not belong into an address")
+dial("https with a query", "https://dmz/link?key=1", "take out what begins with '?' or '#'")
+dial("https with a space's code cut", "https://dmz/li%2", "is no path")
+dial("https with dots", "https://dmz/a/../b", "is no path")
+dial("https with port 70000", "https://dmz:70000/link", "a port is a number from 1 to 65535")
+dial("https with an empty port", "https://dmz:/link", "a port is a number from 1 to 65535")
+dial("https without host", "https:///link", "names no host")
+dial("https to every address", "https://*/link", "one cannot connect to every address")
+dial("wss", "wss://dmz/link", "wss:// is not carried")
+
+dial(
+    "tls on a tcp dial",
+    "tcp://127.0.0.1:9440",
+    "tls: is for https:// addresses; there is none here",
+    more="▶tls: {ca: a}",
+)
+dial("tls on an http dial", "http://dmz/link", "tls: is for https://", more="▶tls: {server_name: a}")
+dial("a proxy on tcp", "tcp://127.0.0.1:9440", "proxy: is for http:// and https:// addr", more="▶proxy: http://p:1")
+dial("a proxy on ipc", "ipc://a", "there is none here", more="▶proxy: none")
+dial("a proxy on ssh", "ssh://me@dmz/9440", "there is none here", more="▶proxy: http://p:1")
+dial("ssh words on tcp", "tcp://127.0.0.1:9440", "ssh: is for ssh:// addresses", more="▶ssh: {agent: false}")
+dial("ssh words on https", "https://dmz/link", "ssh: is for ssh:// addresses", more="▶ssh: {identity: id}")
+change("tls without address", DIAL, "dial: {side: plant, ▶tls: {ca: a}}", "tls: needs an address beside it")
+change("an address dialled twice", DIAL, f"dial: ▶plant {DIAL.split()[2]} {DIAL.split()[2]}", "is here twice")
+dial(
+    "a key of ssh outside its group", "ssh://me@dmz/9440", "'identity' is not a key that is known", more="▶identity: a"
+)
+dial("an unknown backend", "ssh://me@dmz/9440", "no backend; there are paramiko", more="ssh: {backend: ▶libssh2}")
+dial("a pass phrase in the table", "ssh://me@dmz/9440", "a secret is never", more="ssh: {passphrase: ▶hunter2}")
+dial("agent: no", "ssh://me@dmz/9440", "true or false is expected here", more="ssh: {agent: ▶no}")
+dial("a configuration for paramiko", "ssh://me@dmz/9440", "is for backend: openssh", more="ssh: {▶config: ssh_config}")
+dial(
+    "a pass phrase and no key",
+    "ssh://me@dmz/9440",
+    "passphrase: opens identity: files",
+    more="ssh: {agent: false, ▶passphrase: {env: A}}",
+)
+dial("a pin that is too short", "https://dmz/l", "64 hex digits", more=f"tls: {{pin: ▶{PIN[:-1]}x}}")
+dial("a pin that is a SHA-1", "https://dmz/l", "64 hex digits", more=f"tls: {{pin: [{PIN}, ▶'{PIN[:40]}']}}")
+dial("a pin and an authority", "https://dmz/l", "no authority is asked", more=f"tls: {{ca: a, ▶pin: {PIN}}}")
+dial("a client certificate without key", "https://dmz/l", "'key:' is missing here", more="▶tls: {cert: a}")
+dial("a client key without certificate", "https://dmz/l", "'cert:' is missing here", more="▶tls: {key: a}")
+dial("an unknown key in tls", "https://dmz/l", "Did you mean 'cert'?", more="tls: {ca: a, ▶crt: b}")
+dial("tls that is a word", "https://dmz/l", "a mapping of keys and values", more="tls: ▶verify")
+dial("a proxy with a password in its url", "https://dmz/l", "see username:", more="proxy: ▶http://me:hunter2@p:3128")
+dial("a proxy without scheme", "https://dmz/l", "'p:3128' is no proxy", more="proxy: ▶p:3128")
+dial("a proxy over https", "https://dmz/l", "a proxy is spoken to over http://", more="proxy: ▶https://p:3128")
+dial("a socks proxy", "https://dmz/l", "a proxy is spoken to over http://", more="proxy: ▶socks5://p:1080")
+dial("a proxy without port", "https://dmz/l", "write for example http://p:3128", more="proxy: ▶http://p")
+dial("a proxy with a path", "https://dmz/l", "a port is a number", more="proxy: ▶http://p:3128/a")
+dial("a proxy without url", "https://dmz/l", "'url:' is missing here", more="▶proxy: {username: a, password: {env: A}}")
+dial(
+    "a proxy's user without password",
+    "https://dmz/l",
+    "'password:' is missing here",
+    more="▶proxy: {url: 'http://p:1', username: a}",
+)
+dial(
+    "a proxy's password without user",
+    "https://dmz/l",
+    "'username:' is missing here",
+    more="▶proxy: {url: 'http://p:1', password: {env: A}}",
+)
+dial(
+    "a proxy's password in the table",
+    "https://dmz/l",
+    "a secret is never written",
+    more="proxy: {url: 'http://p:1', username: a, password: ▶hunter2}",
+)
+dial(
+    "a proxy's user with a colon",
+    "https://dmz/l",
+    "no ':'",
+    more="proxy: {url: 'http://p:1', username: ▶'a:b', password: {env: A}}",
+)
+dial(
+    "no proxy, and a user",
+    "https://dmz/l",
+    "nobody to tell a username",
+    more="proxy: {url: ▶none, username: a, password: {env: A}}",
+)
+
+listen("https without tls", "https://127.0.0.1:8443/link", "needs a certificate; add tls: with cert: and key:")
+listen("https with half of tls", "https://127.0.0.1:8443/l", "'key:' is missing here", more="▶tls: {cert: a}")
+listen(
+    "https with a pin",
+    "https://127.0.0.1:1/l",
+    "for the side that dials",
+    more=f"tls: {{cert: a, key: b, ▶pin: {PIN}}}",
+)
+listen("https with a name", "https://127.0.0.1:1/l", "that dials", more="tls: {cert: a, key: b, ▶server_name: c}")
+listen("tls on a tcp listener", "tcp://127.0.0.1:9440", "tls: is for https://", more="▶tls: {cert: a, key: b}")
+listen("tls on an http listener", "http://127.0.0.1:1/l", "tls: is for https://", more="▶tls: {cert: a, key: b}")
+listen("a mode on an http listener", "http://127.0.0.1:1/l", "is for ipc:// addresses only", more="mode: ▶'0660'")
+listen("ssh words on http", "http://127.0.0.1:1/l", "ssh: is for ssh:// addresses", more="▶ssh: {agent: false}")
+listen("http without port", "http://127.0.0.1/link", "a listener says its own, such as http://127.0.0.1:8443/link")
+listen("http at a name", "http://localhost:8080/link", "write http://127.0.0.1, or '*'")
+listen("http at an interface", "http://eth0:8080/link", "has a numeric address of this box, or '*'")
+listen("http at port 0", "http://127.0.0.1:0/link", "a port is a number from 1 to 65535")
+listen("http at the path of health", "http://127.0.0.1:8080/healthz", "is answered for those who watch")
+listen("http that is open", "http://*:8080/link", "can be reached from beyond this box, and nothing says by whom")
+listen("http that is open, IPv6", "http://[::]:8080/link", "add allow:")
+listen("ssh at a socket", "ssh://me@gate/run/zt.sock", "what an sshd opens for us is a port")
+listen("ssh at a word", "ssh://me@gate/link", "what an sshd opens for us is a port; after the '/' comes 9440")
+listen("ssh at port 0", "ssh://me@gate/0", "a port is a number from 1 to 65535")
+listen("ssh at nothing", "ssh://me@gate/", "after the '/' comes 9440 or 127.0.0.1:9440")
+listen("ssh that is open", "ssh://me@gate:2222/*:9440", "say allow: any, or write ssh://me@gate:2222/9440 for its")
+listen("ssh at another address", "ssh://me@gate/192.0.2.1:9440", "192.0.2.1:9440 at gate can be reached from beyond")
+listen(
+    "ssh with networks",
+    "ssh://me@gate/*:9440",
+    "does not see from where one comes there",
+    more="allow: ▶10.0.0.0/8",
+)
+listen("ssh with a proxy", "ssh://me@gate/9440", "'proxy' is not a key that is known here", more="▶proxy: none")
+
+
+def three(name: str, first: str, second: str, *words: str) -> None:
+    """A third side; two links of these lines (`|` between lines)."""
+    links = "".join("  - " + "\n    ".join(link.split("|")) + "\n" for link in (first, second))
+    lab = "  lab: {key: 'rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7'}\n"
+    start = BASE.index("links:")
+    whole(name, f"{BASE[:start]}{lab}links:\n{links}\n{BASE[BASE.index('routes:') :]}", *words)
+
+
+three(
+    "two paths at one port",
+    "listen: dmz http://127.0.0.1:8080/a|dial: plant",
+    "listen: ▶dmz http://127.0.0.1:8080/b|dial: lab",
+    "dmz binds http://127.0.0.1:8080/a already for the link (line 12)",
+)
+three(
+    "an HTTP port over a tcp port",
+    "listen: dmz tcp://127.0.0.1:8080|dial: plant",
+    "listen: ▶dmz http://127.0.0.1:8080/b|dial: lab",
+    "dmz binds tcp://127.0.0.1:8080 already for the link",
+)
+three(
+    "one port of one sshd twice",
+    "listen: dmz ssh://me@gate/9440|dial: plant",
+    "listen: ▶dmz ssh://you@gate:22/127.0.0.1:9440|dial: lab",
+    "dmz binds ssh://me@gate/9440 already for the link",
+)
+three(
+    "one listener with two ways in",
+    "listen: dmz ssh://me@gate/9440|dial: plant",
+    "listen: ▶{side: dmz, address: 'ssh://me@gate/9440', ssh: {agent: false}}|dial: lab",
+    "both must say the same allow:, mode:, group:, tls: and ssh:",
+)
+three(
+    "one address for two peers",
+    "listen: dmz|dial: plant https://gate/link",
+    "listen: lab|dial: ▶plant https://gate/link",
+    "plant dials https://gate/link already for dmz (line 13); behind one address there is one listener",
+)
+change(
+    "a route at the port of an HTTP link",
+    BASE[BASE.index(f"  - {LISTEN}") :],
+    "  - listen: dmz http://127.0.0.1:8080/link\n    dial: plant\nroutes:\n  web:\n    pattern: stream\n"
+    "    from: ▶dmz bind tcp://127.0.0.1:8080\n    to: plant\n",
+    "dmz binds http://127.0.0.1:8080/link already for the link",
+)
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+def stream(name: str, lines: str, *words: str, from_: str = "", to: str = "") -> None:
+    """A stream route of these lines, with right ends where they are not given."""
+    from_ = from_ or "dmz bind tcp://127.0.0.1:7000"
+    to = to or "plant connect tcp://127.0.0.1:8000"
+    route(name, f"pattern: stream|from: {from_}|to: {to}" + (f"|{lines}" if lines else ""), *words)
+
+
+def at_from(name: str, words: str, keys: str) -> None:
+    stream(name, "", words, from_=f"{{side: dmz, bind: 'tcp://127.0.0.1:7000', {keys}}}")
+
+
+MEANINGLESS = "is for messages; a stream route carries bytes"
+stream("a stream with max_age", "▶max_age: 5s", f"max_age: {MEANINGLESS}")
+stream("a stream with max_message", "▶max_message: 1MiB", f"max_message: {MEANINGLESS}")
+stream("a stream with on_restart", "▶on_restart: resend", f"on_restart: {MEANINGLESS}")
+stream("a stream with topics", "▶topics: {allow: a}", "topics: is for pubsub routes; stream has no topics")
+stream("a stream with subscribe", "▶subscribe: a", "subscribe: is for pubsub routes; stream has no topics")
+stream("a live stream", "delivery: ▶live", "a stream can leave out no byte, so its delivery is confirmed")
+stream("a stream that drops", "overflow: ▶drop-oldest", "so its overflow is block")
+stream("a stream without connections", "connections: ▶0", "this number is at least 1; 0 is not")
+stream("a stream with too many connections", "connections: ▶100001", "at most 100000")
+stream("a stream with half a connection", "connections: ▶1.5", "a whole number is expected here")
+stream("an idle time without unit", "idle: ▶60", "60 has no unit")
+stream("an idle time of nothing", "idle: ▶0s", "from 100ms to 1d")
+stream("a connect that is an address", "connect: ▶tcp://a:1", "is no time")
+stream("a stream's misspelt key", "▶conections: 5", "Did you mean 'connections'?")
+at_from("a stream with hwm", "hwm: is for 0MQ sockets; a stream route has none", "▶hwm: 5")
+at_from("a stream with sndbuf", "sndbuf: is for 0MQ sockets", "▶sndbuf: 64KiB")
+at_from("a stream with heartbeat", "heartbeat: is for 0MQ sockets", "▶heartbeat: 5s")
+at_from("a stream with handover", "handover: is for the 'from' end of a reqrep route", "▶handover: true")
+at_from("a stream with a routing id", "routing_id: is for the 'to' end of a reqrep route", "▶routing_id: a")
+at_from("a stream with curve", "curve: is for 0MQ sockets; through a stream", "▶curve: {own: a}")
+at_from("a stream with plain", "plain: is for 0MQ sockets; through a stream", "▶plain: {users: {a: {env: A}}}")
+at_from("proxy_protocol where clients connect", "is for the 'to' end of a stream route", "▶proxy_protocol: true")
+stream(
+    "a stream from connect", "", "has 'bind', not 'connect'; or are from: and", from_="▶dmz connect tcp://127.0.0.1:1"
+)
+stream("a stream to bind", "", "goes to a service, so it has 'connect', not 'bind'", to="▶plant bind tcp://127.0.0.1:1")
+stream("a stream to local", "", "so it has 'connect', not 'bind'", to="▶plant bind local")
+stream("a stream from local", "", "'local' is for bridges, which talk 0MQ", from_="▶dmz bind local")
+stream("a relative unix socket", "", "unix:// is followed by an absolute path", from_="▶dmz bind unix://a.sock")
+stream("a unix socket of one slash", "", "as in unix:///run/app.sock", from_="▶dmz bind unix:/a.sock")
+stream("a unix socket with dots", "", "cannot contain '..'", to="▶plant connect unix:///run/../a")
+stream("one unix socket spelt twice", "", "ipc:///run/a is here twice", from_="▶dmz bind unix:///run/a ipc:///run/a")
+stream("an open stream", "", "and nothing says by whom", from_="▶dmz bind tcp://192.0.2.1:80")
+stream("a stream at a port that is taken", "", "already for the route orders", from_="▶dmz bind tcp://127.0.0.1:5555")
+change("unix for a 0MQ socket", FROM, "from: ▶dmz bind unix:///run/a.sock", "write ipc:///run/a.sock")
+route(
+    "idle on a pipeline", "pattern: pipeline|from: dmz bind local|to: plant bind local|▶idle: 5s", "idle: is for stream"
+)
+route(
+    "connections on a pipeline",
+    "pattern: pipeline|from: dmz bind local|to: plant bind local|▶connections: 5",
+    "connections: is for stream routes; pipeline carries messages",
+)
+end("proxy_protocol on a pipeline", "connect: tcp://127.0.0.1:7000|▶proxy_protocol: true", "'to' end of a stream route")
+whole(
+    "more connections than a session holds",
+    BASE.replace("routes:", "▶routes:")
+    + "  extra:\n    pattern: stream\n    from: dmz bind tcp://127.0.0.1:7000\n    to: plant\n    connections: 20000\n",
+    "dmz and plant may hold 1378MiB together (each the larger of its window and max_message, or 64KiB a connection)",
+)
