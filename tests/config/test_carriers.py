@@ -128,6 +128,20 @@ def test_a_link_without_one_has_none(tmp_path: Path) -> None:
     assert (found.carriers, found.dials[0].via) == ((), {})
 
 
+@pytest.mark.parametrize(
+    ("address", "allow", "warned"),
+    [
+        ("http://127.0.0.1:8080/l", "198.51.100.7", True),
+        ("http://127.0.0.1:8080/l", "[198.51.100.7, 127.0.0.0/8]", False),
+        ("http://127.0.0.1:8080/l", "any", False),
+        ("http://192.0.2.1:8080/l", "198.51.100.7", False),
+    ],
+)
+def test_whom_a_listener_behind_nginx_lets_in(tmp_path: Path, address: str, allow: str, warned: bool) -> None:
+    found = plan(tmp_path, f"{{listen: dmz {address}, dial: plant, allow: {allow}}}", "dmz")
+    assert [("so take allow: out" in warning) for warning in found.warnings] == [True] * warned
+
+
 # --- what this box has -----------------------------------------------------------------------------------------------
 
 SSH = "{listen: dmz, dial: {side: plant, address: 'ssh://me@dmz/9440', ssh: {%s}}}"

@@ -86,8 +86,14 @@ def test_the_long_forms_fit() -> None:
     long = BASE.replace(
         "from: dmz bind tcp://127.0.0.1:5555", "from: [{side: dmz, bind: [ipc://a], hwm: 5, mode: '0660', allow: any}]"
     )
+    link = """dial: {side: plant, address: ['https://dmz/l', 'ssh://me@dmz/9440'], tls: {pin: [a], ca: b},
+      ssh: {identity: id, agent: false, backend: openssh}, proxy: {url: 'http://p:1', username: a}}"""
+    carried = BASE.replace("dial: plant tcp://127.0.0.1:9440", link)
     assert fits(read(BASE), SCHEMA)
     assert fits(read(long), SCHEMA)
+    assert carried != BASE
+    assert fits(read(carried), SCHEMA)
+    assert fits(read(carried.replace("{url: 'http://p:1', username: a}", "none")), SCHEMA)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +114,14 @@ def test_the_long_forms_fit() -> None:
         "a side without key",
         "curve without own",
         "a secret of an unknown kind",
+        "an unknown backend",
+        "agent: no",
+        "an unknown key in tls",
+        "tls that is a word",
+        "a proxy without url",
+        "a key of ssh outside its group",
+        "a stream without connections",
+        "a stream's misspelt key",
         "sides that are a list",
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from tunnel.config.addresses import CARRIED, WEB, scheme, ssh
+from tunnel.config.addresses import CARRIED, WEB, is_open, scheme, ssh
 from tunnel.config.checking import Checking
 from tunnel.config.model import Dial, Link, Listen, ProxyModel, SshModel, TlsModel
 from tunnel.config.nodes import Path
@@ -32,6 +32,14 @@ def check_listen(c: Checking, link: Link, path: Path) -> None:
         )
     if schemes == {"ssh"}:
         _remote_port(c, link, path)
+    elif schemes & set(WEB) and not is_open(str(listen.address)):
+        networks = link_allow(link, c.defaults).networks
+        if networks and not any(network.is_loopback for network in networks):
+            c.warn(
+                path,
+                f"{listen.address} is reached from this box only, and allow: leaves this box out; behind nginx or "
+                "HAProxy connections come from there, so take allow: out.",
+            )
 
 
 def check_dial(c: Checking, dial: Dial, path: Path) -> None:
