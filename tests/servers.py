@@ -143,6 +143,102 @@ class Sshd(Server):
         return [] if self.process is None else _descendants(self.process.pid)
 
 
+class Nginx(Server):
+    """An nginx before an HTTP port of this machine. `tls`: certificate and key of its own; `upgrade`: WebSocket is let
+    through, else requests only, buffered; `cut_s`: silent connections are cut after so long."""
+
+    def __init__(
+        self,
+        folder: Path,
+        backend: int,
+        tls: tuple[Path, Path] | None = None,
+        upgrade: bool = True,
+        cut_s: float = 60,
+        location: str = "",
+    ) -> None:
+        super().__init__(folder)
+        self.program = program("nginx")
+        self.backend, self.tls, self.upgrade, self.cut_s, self.location = backend, tls, upgrade, cut_s, location
+
+    def command(self) -> list[str]:
+        temporary = "".join(
+            f"{kind}_temp_path {self.folder}/{kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        secure = f"ssl_certificate {self.tls[0]}; ssl_certificate_key {self.tls[1]};" if self.tls else ""
+        upgrade = 'proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";'
+        location = self.location or (
+            f"proxy_pass http://127.0.0.1:{self.backend}; proxy_http_version 1.1; proxy_read_timeout {self.cut_s:g}s; "
+            f"proxy_send_timeout {self.cut_s:g}s; {upgrade if self.upgrade else ''}"
+        )
+        config = self.folder / "nginx.conf"
+        config.write_text(
+            f"""{"user root;" if os.geteuid() == 0 else ""} daemon off; pid {self.folder}/nginx.pid; error_log stderr;
+            worker_processes 1; events {{ worker_connections 512; }}
+            http {{ access_log off; {temporary}
+              server {{ listen 127.0.0.1:{self.port}{" ssl" if self.tls else ""}; {secure}
+                location / {{ {location} }} }} }}"""
+        )
+        return [self.program, "-e", "stderr", "-p", str(self.folder), "-c", str(config)]
+
+
+class Haproxy(Server):
+    """An HAProxy before an HTTP port of this machine; what is silent for `cut_s` is cut. `pem`: certificate and key."""
+
+    def __init__(self, folder: Path, backend: int, cut_s: float = 60, pem: Path | None = None, rule: str = "") -> None:
+        super().__init__(folder)
+        self.program = program("haproxy")
+        self.backend, self.cut_s, self.pem, self.rule = backend, cut_s, pem, rule
+
+    def command(self) -> list[str]:
+        cut = f"{int(self.cut_s * 1000)}ms"
+        config = self.folder / "haproxy.cfg"
+        config.write_text(
+            "global\n maxconn 200\n"
+            f"defaults\n mode http\n timeout connect 5s\n timeout client {cut}\n timeout server {cut}\n"
+            f" timeout tunnel {cut}\n"
+            f"frontend in\n bind 127.0.0.1:{self.port}{f' ssl crt {self.pem}' if self.pem else ''}\n {self.rule}\n"
+            " default_backend out\n"
+            f"backend out\n server one 127.0.0.1:{self.backend}\n"
+        )
+        return [self.program, "-db", "-f", str(config)]
+
+
+class Squid(Server):
+    """A squid that lets CONNECT through; with `user`, only for that one and `password`; with `deny`, for nobody."""
+
+    def __init__(self, folder: Path, user: str = "", password: str = "", deny: bool = False) -> None:
+        super().__init__(folder)
+        self.program = program("squid")
+        self.user, self.password, self.deny = user, password, deny
+
+    def command(self) -> list[str]:
+        lines = [
+            f"http_port 127.0.0.1:{self.port}",
+            f"pid_filename {self.folder}/squid.pid",
+            "access_log none",
+            f"cache_log {self.folder}/cache.log",
+            f"coredump_dir {self.folder}",
+            "cache deny all",
+            "shutdown_lifetime 0 seconds",
+            "connect_timeout 3 seconds",
+        ]
+        if os.geteuid() == 0:
+            lines.append("cache_effective_user root")
+        if self.user:
+            helper = self.folder / "users"
+            known = f"{self.user} {self.password}"
+            helper.write_text(
+                f'#!/bin/sh\nwhile read -r line; do [ "$line" = "{known}" ] && echo OK || echo ERR; done\n'
+            )
+            helper.chmod(0o700)
+            lines += [f"auth_param basic program {helper}", "auth_param basic children 1"]
+            lines += ["acl known proxy_auth REQUIRED", "http_access allow known"]
+        lines.append("http_access deny all" if self.deny or self.user else "http_access allow all")
+        config = self.folder / "squid.conf"
+        config.write_text("\n".join(lines) + "\n")
+        return [self.program, "-N", "-f", str(config)]
+
+
 def new_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> None:
     """A fresh key pair: `path` and `path`.pub."""
     keygen = program("ssh-keygen")

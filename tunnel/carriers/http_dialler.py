@@ -123,7 +123,8 @@ class Dialler:
             try:
                 wire = await LongPoll.open(self._reach)
             except LinkError as error:
-                raise WireError(f"{refused}; long-poll: {error}") from None
+                hint = self._reach.hint() if refused.hung_up else ""
+                raise WireError(f"{refused}{hint}; long-poll: {error}") from None
             self._fall_back(str(refused))
             return wire
 

@@ -162,6 +162,8 @@ class Listener:
             self._refuse("timeout", f"{peer} sent no request in time")
         except (MessageError, UpgradeError) as error:
             self._refuse("request", f"{peer}: {error}")
+            if stream is not None and isinstance(error, MessageError):
+                stream.writer.write(answer(400, _SHORT))
         except (OSError, LocalError):
             pass  # it hung up, or there is no certificate, which status says
         finally:

@@ -81,11 +81,14 @@ class Head:
 
 async def read_head(reader: asyncio.StreamReader) -> Head | None:
     """The next message's head; None when the connection ended before it began."""
+    first = await reader.read(1)
+    if not first:
+        return None
+    if not first.isalpha():  # TLS, mostly; it would never come to an empty line
+        raise MessageError("what came is not HTTP")
     try:
-        raw = await reader.readuntil(b"\r\n\r\n")
-    except asyncio.IncompleteReadError as error:
-        if not error.partial:
-            return None
+        raw = first + await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
         raise MessageError("the connection ended within the head of a message") from None
     except asyncio.LimitOverrunError:
         raise MessageError("a head is longer than allowed") from None

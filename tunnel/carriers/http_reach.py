@@ -113,6 +113,12 @@ class Reach:
                 raise ReachError(f"{self.target.authority}: {error}") from None
         return stream
 
+    def hint(self) -> str:
+        """What a hanging up without a word may mean: with TLS 1.3 the handshake is over before the client is judged."""
+        if self.target.secure and self._tls.cert is None:
+            return " (it may want a client certificate: tls: cert and key)"
+        return ""
+
     def words(self, error: Exception) -> str:
         """An error on an open connection, in words; with TLS 1.3 a refused client certificate shows only here."""
         if isinstance(error, ssl.SSLError):

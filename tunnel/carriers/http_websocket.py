@@ -34,6 +34,9 @@ _DATA: Final = (Opcode.BINARY, Opcode.CONT)
 class UpgradeError(LinkError):
     """WebSocket does not come through; the sentence says what was answered instead."""
 
+    hung_up = False
+    """Nothing was answered at all."""
+
 
 class WebSocket:
     """A Wire, from after the upgrade on."""
@@ -135,7 +138,7 @@ class WebSocket:
 
 
 async def upgrade(stream: Stream, target: Target) -> WebSocket:
-    """The dialler's part. UpgradeError: what was answered instead, `busy` where the listener itself says not now."""
+    """The dialler's part. UpgradeError: what was answered instead; WireError: the listener says why not now."""
     key = base64.b64encode(os.urandom(16)).decode()
     headers = {
         "Host": target.host_header,
@@ -147,10 +150,12 @@ async def upgrade(stream: Stream, target: Target) -> WebSocket:
     stream.writer.write(request("GET", target.path, headers))
     try:
         head = await read_head(stream.reader)
-    except MessageError as error:
-        raise UpgradeError(f"the WebSocket upgrade was answered with something that is not HTTP: {error}") from None
+    except MessageError as malformed:
+        raise UpgradeError(f"the WebSocket upgrade was answered with something that is not HTTP: {malformed}") from None
     if head is None:
-        raise UpgradeError("the connection was closed instead of answering the WebSocket upgrade")
+        error = UpgradeError("the connection was closed instead of answering the WebSocket upgrade")
+        error.hung_up = True
+        raise error
     if head.status != 101:
         await _refuse(stream, head)
     if head.headers.get("sec-websocket-accept") != accept_key(key) or "sec-websocket-extensions" in head.headers:
