@@ -1,4 +1,4 @@
-"""Links inside SSH, cut under load on all four patterns: nothing is lost, repeated or out of order.
+"""Links inside SSH and HTTP, cut under load on all four patterns: nothing is lost, repeated or out of order.
 
 Each carrier runs as its own process, as supervision would run it; a killed one is started again, as the keeper does.
 Five cuts each here, twenty with FAULTS=full.
@@ -22,7 +22,7 @@ from tests.faults.load import Load, four_routes
 from tests.faults.rig import FULL, QUICK, Rig
 from tests.servers import Server, Sshd
 from tests.tunnel_pair import ROOT
-from tests.waiting import elapse, until
+from tests.waiting import elapse, free_port, until
 from tunnel.config import read_plan
 from tunnel.control import ask
 from tunnel.errors import NotRunningError
@@ -116,10 +116,18 @@ def reverse_over_ssh(rig: CarrierRig) -> list[dict[str, Any]]:
     return [{"listen": listen, "dial": f"plant tcp://127.0.0.1:{rig.link_port}"}]
 
 
+def over_http(rig: CarrierRig) -> list[dict[str, Any]]:
+    port = free_port()
+    rig.relay.target("127.0.0.1", port)
+    dialled = rig.relay.address.replace("tcp://", "http://")
+    return [{"listen": f"dmz http://127.0.0.1:{port}/link", "dial": f"plant {dialled}/link"}]
+
+
 KINDS: dict[str, Links] = {
     "ssh": over_ssh("paramiko"),
     "openssh": over_ssh("openssh"),
     "reverse ssh": reverse_over_ssh,
+    "http": over_http,
 }
 
 
