@@ -84,6 +84,10 @@ STREAM_QUEUE_BYTES: Final = 512 * KIB
 """Unsent bytes of a stream route from which on no connection is read: then the connections take turns."""
 STREAM_READ_BYTES: Final = BATCH_BYTES - 12
 """One read of a connection at most: a batch with its headers."""
+STREAM_ANSWERS_BYTES: Final = MIB
+"""Refusals of a peer's streams that wait for it, besides two windows; then it breaks the protocol."""
+STREAM_SMALL_BYTES: Final = 4 * KIB
+"""Shorter stretches that wait for a local socket are copied together: each would cost memory of its own."""
 STREAM_BACKLOG: Final = 1024
 """Clients that the kernel accepts ahead of us."""
 STREAM_ACCEPTS_A_TURN: Final = 32

@@ -17,6 +17,7 @@ import pytest
 from tests.streams import Handler, Service, connected, echo, exactly, to_the_end, was_reset
 from tests.tunnel_pair import Tunnel
 from tests.waiting import free_port, until
+from tunnel.control import ask
 
 
 def count_and_answer(connection: socket.socket) -> None:
@@ -231,3 +232,67 @@ def test_without_a_link_a_client_waits_then_is_turned_away(tunnel: Tunnel, servi
     with connected(entry) as client:
         assert was_reset(client)
     assert tunnel.route("dmz", "s")["refused"] == {"link_down": 1}
+
+
+def test_reload_ends_the_connections_of_a_route_that_goes_and_comes(
+    tunnel: Tunnel, service: Callable[..., Service]
+) -> None:
+    entry = started(tunnel, service(echo).address)
+    client = connected(entry)
+    client.sendall(b"x")
+    assert exactly(client, 1) == b"x"
+    table = tunnel.table.read_text()
+    tunnel.write({})
+    for side in tunnel.sides:
+        ask(tunnel.devices[side].control, "reload", timeout_s=10)
+    assert was_reset(client)
+    client.close()
+    with pytest.raises(ConnectionRefusedError):
+        connected(entry)
+    tunnel.table.write_text(table)
+    for side in tunnel.sides:
+        ask(tunnel.devices[side].control, "reload", timeout_s=10)
+    tunnel.until_route("dmz", "s", lambda r: r["state"] == "ready")
+    with connected(entry) as client:
+        client.sendall(b"again")
+        assert exactly(client, 5) == b"again"
+
+
+def test_a_side_that_reloads_alone_ends_them_too(tunnel: Tunnel, service: Callable[..., Service]) -> None:
+    entry = started(tunnel, service(echo).address)
+    with connected(entry) as client:
+        client.sendall(b"x")
+        assert exactly(client, 1) == b"x"
+        tunnel.table.write_text(tunnel.table.read_text().replace("pattern: stream", "pattern: stream\n    connect: 3s"))
+        ask(tunnel.devices["plant"].control, "reload", timeout_s=10)
+        assert was_reset(client)
+    tunnel.until_route("dmz", "s", lambda r: r["connections"] == 0 and r["state"] == "ready")
+
+
+def test_an_orderly_stop_hands_on_what_it_has_and_tells_the_other_half(
+    tunnel: Tunnel, service: Callable[..., Service]
+) -> None:
+    entry = started(tunnel, service(echo).address)
+    with connected(entry) as client:
+        client.sendall(b"x")
+        assert exactly(client, 1) == b"x"
+        assert tunnel.devices["plant"].stop() == 0
+        assert was_reset(client)
+    tunnel.until_route("dmz", "s", lambda r: r["connections"] == 0 and r["ended"] == {"closing": 1})
+
+
+def test_two_targets_share_the_connections(tmp_path: Path, service: Callable[..., Service]) -> None:
+    tunnel = Tunnel(tmp_path, ("dmz", "plant-a", "plant-b"))
+    try:
+        a, b, entry = service(echo), service(echo), tunnel.tcp()
+        ends = [f"plant-a connect {a.address}", f"plant-b connect {b.address}"]
+        tunnel.write({"s": {"pattern": "stream", "from": f"dmz bind {entry}", "to": ends}})
+        tunnel.start()
+        with contextlib.ExitStack() as stack:
+            for _ in range(6):
+                client = stack.enter_context(connected(entry))
+                client.sendall(b"x")
+                assert exactly(client, 1) == b"x"
+            assert (a.accepted, b.accepted) == (3, 3)
+    finally:
+        tunnel.close()

@@ -19,6 +19,8 @@ from tunnel.local.words import ipc_path
 from tunnel.reactor import Reactor
 from tunnel.resolve import is_numeric, resolve
 
+_AGAIN_S = 0.02
+
 OnEnd = Callable[[sockets.socket | None, str], None]
 """The connection, which does not block; or None, and a sentence why there is none."""
 
@@ -94,10 +96,9 @@ class Attempt:
         self._socket: sockets.socket | None = None
         self._reason = ""
         self._ended = False
+        self._again: Any = None
         self._connect_s = connect_s
         self._timer = reactor.call_later(connect_s, self._too_late)
-        self.target: StreamTarget | None = None
-        """Who answered."""
 
     def start(self) -> None:
         self._next()
@@ -105,7 +106,9 @@ class Attempt:
     def cancel(self) -> None:
         """No connection, and no call of `on_end`."""
         self._ended = True
-        self._timer.cancel()
+        for timer in (self._timer, self._again):
+            if timer is not None:
+                timer.cancel()
         self._drop()
 
     def _next(self) -> None:
@@ -138,6 +141,9 @@ class Attempt:
             return
         if code == 0:
             self._end(self._socket)
+        elif code == errno.EAGAIN:  # a unix socket whose queue is full; TCP would ask again, too
+            self._drop()
+            self._again = self._reactor.call_later(_AGAIN_S, lambda: self._try(address))
         elif code == errno.EINPROGRESS:
             self._reactor.loop.add_writer(self._socket.fileno(), self._on_writable)
         else:
@@ -162,6 +168,8 @@ class Attempt:
 
     def _too_late(self) -> None:
         self._drop()
+        if self._again is not None:
+            self._again.cancel()
         if self._target is not None:
             self._reason = f"{self._target.plan.address} did not answer within {self._connect_s:g} s."
             self._target.reason = self._reason
@@ -178,8 +186,8 @@ class Attempt:
             return
         self._ended = True
         self._timer.cancel()
+        self._socket = None
         if connection is not None and self._target is not None:
-            self.target = self._target
             self._target.reason = ""
         self._on_end(connection, self._reason)
 
@@ -206,6 +214,4 @@ def _why(address: str, code: int) -> str:
         return f"There is no {ipc_path(address)}: the service that binds it is not running."
     if code in (errno.EMFILE, errno.ENFILE):
         return f"No connection to {address} can be opened: this process has no descriptors left."
-    if code == errno.EAGAIN:
-        return f"{address} takes no more connections for now: its queue is full."
     return f"No connection to {address}: {os.strerror(code)}."

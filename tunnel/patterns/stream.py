@@ -141,7 +141,7 @@ class Stream(Pattern):
 
     def _on_close(self) -> None:
         for half in self.halves.values():
-            half.drop(Code.closing.name)
+            half.close()
         if self._sweeping is not None:
             self._sweeping.cancel()
 

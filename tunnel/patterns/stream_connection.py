@@ -15,7 +15,7 @@ from collections import deque
 from typing import Final, Protocol
 
 from tunnel import pump
-from tunnel.limits import STREAM_CREDIT_BYTES, STREAM_READ_BYTES
+from tunnel.limits import STREAM_CREDIT_BYTES, STREAM_READ_BYTES, STREAM_SMALL_BYTES
 from tunnel.local.stream import Attempt
 from tunnel.patterns.stream_records import HEAD_BYTES, Code, Kind, encode, encode_credit, encode_reset
 from tunnel.pump import Segment
@@ -60,6 +60,7 @@ class Connection:
 
     __slots__ = (
         "_buffer",
+        "_doomed",
         "_fd",
         "_half",
         "_reading",
@@ -102,7 +103,7 @@ class Connection:
         self._half = half
         self._buffer: deque[Segment] = deque()
         self._fd = -1
-        self._reading = self._writing = False
+        self._reading = self._writing = self._doomed = False
 
     def __repr__(self) -> str:
         return (
@@ -192,8 +193,7 @@ class Connection:
         self.granted -= size
         self.active = True
         if self.buffered or self.socket is None:
-            self._buffer.append(body)
-            self.buffered += size
+            self._keep(body)
             return True
         try:
             sent = self.socket.send(body)
@@ -203,12 +203,22 @@ class Connection:
             self.reset(Code.reset, str(error.strerror))
             return True
         if sent < size:
-            self._buffer.append(body[sent:])  # type: ignore[index]
-            self.buffered = size - sent
+            self._keep(body[sent:])  # type: ignore[index]
             self._want_to_write(True)
         if sent:
             self._consumed(sent)
         return True
+
+    def _keep(self, body: Segment) -> None:
+        size = len(body)
+        self.buffered += size
+        last = self._buffer[-1] if self._buffer else None
+        if size >= STREAM_SMALL_BYTES:
+            self._buffer.append(body)
+        elif isinstance(last, bytearray) and len(last) < STREAM_SMALL_BYTES:
+            last += memoryview(body)
+        elif size:
+            self._buffer.append(bytearray(body))
 
     def on_end(self) -> None:
         """The other application sends no more."""
@@ -241,7 +251,9 @@ class Connection:
         if total:
             self.active = True
             self._consumed(total)
-        if not self._buffer and self.end_came:
+        if not self._buffer and self._doomed:
+            self.close(abort=True)
+        elif not self._buffer and self.end_came:
             self._end_writing()
 
     def _want_to_write(self, wanted: bool) -> None:
@@ -282,6 +294,14 @@ class Connection:
         """Both directions have ended, and all is written."""
         if self.end_sent and self.end_came and not self.buffered:
             self.close(abort=False)
+
+    def on_reset(self, code: Code) -> None:
+        """The other half has given it up. When that is stopping in order, what came is still handed on."""
+        if code is Code.closing and self.buffered and self.socket is not None:
+            self.pause()
+            self.end_sent = self._doomed = True
+        else:
+            self.close(abort=True)
 
     def reset(self, code: Code, text: str = "") -> None:
         """End it here, and tell the peer."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tunnel import pump
 from tunnel.errors import RemoteProtocolError
-from tunnel.limits import STREAM_CREDIT_BYTES, STREAM_QUEUE_BYTES
+from tunnel.limits import STREAM_ANSWERS_BYTES, STREAM_CREDIT_BYTES, STREAM_QUEUE_BYTES
 from tunnel.patterns.base import Hub, Port, Tally
 from tunnel.patterns.stream_connection import Connection
 from tunnel.patterns.stream_records import (
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tunnel.link.inbound import Run
     from tunnel.patterns.stream import Stream
 
-REFUSING = (Code.target_down, Code.limit, Code.closing)
+REFUSING = (Code.target_down, Code.limit)
 """With these the connection was never served."""
 
 
@@ -52,7 +52,7 @@ class Half:
         self._epoch = port.channel.epoch
         self._pending: list[Segment] = []
         self._pending_bytes = 0
-        self._soon = False
+        self._soon = self._closed = False
         self._arriving = False
         self._starved: deque[Connection] = deque()
         self._resuming = False
@@ -73,6 +73,8 @@ class Half:
         self._starved.append(connection)
 
     def say(self, record: Segment) -> None:
+        if self._closed:
+            return
         self._pending.append(record)
         self._pending_bytes += len(record)
         if not (self._soon or self._arriving):
@@ -116,6 +118,13 @@ class Half:
         for connection in tuple(self.connections.values()):
             self.ended[reason] += 1
             connection.close(abort=True)
+
+    def close(self) -> None:
+        """The route goes: nothing is said any more."""
+        self._closed = True
+        self._pending.clear()
+        self._pending_bytes = 0
+        self.drop(Code.closing.name)
 
     def reset(self, connections: Iterable[Connection], code: Code, text: str) -> None:
         for connection in tuple(connections):
@@ -200,7 +209,7 @@ class Half:
 
     def _breach(self, error: RemoteProtocolError) -> None:
         self._hub.breach(self.port.peer, error)
-        self.drop("malformed")
+        self.reset(self.connections.values(), Code.reset, str(error))
 
     def _on_data(self, stream: int, body: Segment) -> None:
         connection = self.connections.get(stream)
@@ -214,6 +223,7 @@ class Half:
 
     def _on_record(self, kind: int, stream: int, body: Segment) -> None:
         if kind == Kind.OPEN:
+            self._hold_to_reading()
             self._pattern.on_open(self, stream, decode_open(body))
             return
         connection = self.connections.get(stream)
@@ -231,10 +241,16 @@ class Half:
         else:
             raise RemoteProtocolError("batch", f"{self._pattern.plan.name}: there is no record of kind {kind}")
 
+    def _hold_to_reading(self) -> None:
+        """A peer that opens streams and never reads our answers would fill us with them."""
+        outbound = self.port.channel.outbound
+        if outbound is not None and outbound.unacked_bytes > 2 * outbound.window_bytes + STREAM_ANSWERS_BYTES:
+            raise RemoteProtocolError("window", f"{self._pattern.plan.name}: the peer does not read our answers")
+
     def _on_reset(self, connection: Connection, body: Segment) -> None:
         code, text = decode_reset(body)
         if code in REFUSING:
             self._pattern.on_refused(code, text)
         else:
             self.ended[code.name] += 1
-        connection.close(abort=True)
+        connection.on_reset(code)
