@@ -17,6 +17,7 @@ import stat
 import tempfile
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -140,12 +141,11 @@ class OpensshBackend:
             self._up.set()
         elif match := re.match(r"channel (\d+): new (direct|forwarded)-", told):
             self._channels.add(match[1])
+            self._counts.reason = ""  # it is told when this one is refused too
         elif match := re.match(r"channel (\d+): free: (direct|forwarded)-", told):
             self._channels.discard(match[1])
         elif match := re.match(r"channel \d+: open failed: (.*)", told):
             self._counts.refuse(*_refusal(match[1], self._ssh))
-        elif told.startswith("channel ") and "open confirm" in told:
-            self._counts.reason = ""
         self._counts.connections = len(self._channels)
         self._lines.append(told)
 
@@ -161,17 +161,12 @@ class OpensshBackend:
         said = "\n".join(lines)
         if "Host key verification failed" in said or "REVOKED HOST KEY" in said:
             return await self._host_key(said)
-        if "remote port forwarding failed" in said or "remote port forwarding failed for listen" in said:
+        if "remote port forwarding failed" in said or "remote forward failure" in said:
             remark = next((line for line in lines if line.startswith("Remote: ") and "disabled" in line), "")
             return held(where, ssh.target, remark.removeprefix("Remote: "))
         if "Permission denied" in said or "Too many authentication failures" in said:
             tried = [line.removeprefix("Offering public key: ") for line in lines if line.startswith("Offering ")]
-            left = [
-                f"{path} needs a pass phrase that opens it, and the table gives none that does (passphrase)"
-                for path in ssh.identity
-                if not any(str(path) in line for line in tried)
-                or any(f'"{path}"' in line and "passphrase" in line for line in lines)
-            ]
+            left = await asyncio.to_thread(_locked, ssh)
             offered = f"offered: {', '.join(tried)}" if tried else "there was none to offer"
             return "; ".join([f"{where} accepted no key of {ssh.user}", offered, *left])
         if "Could not resolve hostname" in said:
@@ -190,7 +185,7 @@ class OpensshBackend:
 
     async def _host_key(self, said: str) -> str:
         """As the other backend tells it. `ssh` shows no key, only its fingerprint, so that it is fetched once more."""
-        from tunnel.carriers.ssh_paramiko import complaint
+        from tunnel.carriers.ssh_paramiko import complaint  # not needed while all is well, and takes a while to import
 
         ssh, known = self._ssh, files_of(self._ssh.known_hosts)
         if "REVOKED HOST KEY" not in said:
@@ -274,6 +269,13 @@ def _refusal(told: str, ssh: SshPlan) -> tuple[str, str]:
             f"the sshd {at} does not allow connections to {ssh.target}: see AllowTcpForwarding, permitopen",
         )
     return "target", f"the sshd {at} could not connect to {ssh.target}: {told.removeprefix('connect failed: ')}"
+
+
+def _locked(ssh: SshPlan) -> list[str]:
+    """What is wrong with the key files that the table names, such as a missing pass phrase: `ssh` offers them all."""
+    from tunnel.carriers.ssh_keys import identities
+
+    return identities(replace(ssh, agent=False), None).left_out if ssh.identity else []
 
 
 def _askpass(folder: Path) -> Path:
