@@ -56,11 +56,11 @@ class SshForward:
         forwards = [
             f"-L127.0.0.1:{port}:{to.removeprefix('tcp://')}" for port, to in zip(ports, targets.values(), strict=True)
         ]
-        ssh = on.enter(Process("ssh", [*server.command, "-N", "-oExitOnForwardFailure=yes", *forwards], on.folder))
+        on.enter(Process("ssh", [*server.command, "-N", "-oExitOnForwardFailure=yes", *forwards], on.folder))
         for port in ports:
             wait_for_port(port)
         clients = {name: [f"connect=tcp://127.0.0.1:{port}"] for name, port in zip(targets, ports, strict=True)}
-        return Joined(clients, [ssh])
+        return Joined(clients)  # sshd's part is done by a child of its own: neither is weighed
 
 
 @dataclass(frozen=True)
@@ -140,11 +140,10 @@ class Bulk:
                 raise MeasureError(
                     f"{system.name}, {self.name}: {sent['bytes']} bytes went in, {came['bytes']} came out"
                 )
-            return {
-                "mb_s": came["bytes"] / came["seconds"] / 1e6,
-                "cpu_gb_s": (cpu(joined.halves) - before) / (came["bytes"] / GB),
-                **peak_mb(joined.halves),
-            }
+            figures = {"mb_s": came["bytes"] / came["seconds"] / 1e6, **peak_mb(joined.halves)}
+            if joined.halves:
+                figures["cpu_gb_s"] = (cpu(joined.halves) - before) / (came["bytes"] / GB)
+            return figures
 
 
 @dataclass(frozen=True)
