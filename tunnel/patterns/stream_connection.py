@@ -46,8 +46,8 @@ class Half(Protocol):
         """The consumer keeps up: bytes by which the window may grow; below 0, by which it must shrink."""
         ...
 
-    def read_some(self, size: int) -> None:
-        """So many bytes came from the local socket."""
+    def send(self, record: Segment, size: int) -> None:
+        """So many bytes came from the local socket; they are in this record."""
         ...
 
     def forget(self, connection: Connection) -> None:
@@ -174,8 +174,7 @@ class Connection:
         self.credit -= size - HEAD_BYTES
         if not self.credit:
             self.pause()
-        self._half.read_some(size - HEAD_BYTES)
-        self._half.say(record)
+        self._half.send(record, size - HEAD_BYTES)
 
     def on_credit(self, size: int) -> None:
         """The peer takes so much more."""

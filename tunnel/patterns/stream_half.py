@@ -91,9 +91,20 @@ class Half:
         self._enlarged_bytes += step
         return step
 
-    def read_some(self, size: int) -> None:
+    def send(self, record: Segment, size: int) -> None:
+        """Bytes of a connection: the first of a turn of the loop need not wait for others that may come in it."""
         self._tally.messages_in += 1
         self._tally.bytes_in += size
+        port = self.port
+        if self._soon or self._arriving or self._pending or self._epoch != port.channel.epoch:
+            self.say(record)
+            return
+        piece = pump.Piece((record,), len(record), 1)
+        if self._hub.express(port.peer, port.channel, piece, self._hub.now()):
+            self._soon = True
+            self.loop.call_soon(self._flush)
+        else:
+            self.say(record)
 
     def forget(self, connection: Connection) -> None:
         if self.connections.pop(connection.stream, None) is not None:
