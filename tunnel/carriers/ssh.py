@@ -8,7 +8,6 @@ Here is what both backends share: a session is opened, watched, and opened again
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
 from typing import Any
@@ -44,8 +43,7 @@ class SshCarrier:
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
         await self._backend.hang_up()
         await self._backend.close()
 

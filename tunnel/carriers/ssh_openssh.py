@@ -98,8 +98,7 @@ class OpensshBackend:
                 await process.wait()
         if self._reader is not None:
             self._reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reader
+            await asyncio.wait([self._reader])  # not awaited itself: its cancellation is none of ours
             self._reader = None
         self._channels.clear()
         self._counts.connections = 0

@@ -198,6 +198,8 @@ class ParamikoBackend:
             self._log_in(session)
             if self._plan.role == "listen":
                 self._listen(session)
+            if self._closed:  # meanwhile, and nobody waits for this thread
+                raise SshError("the carrier was closed")
             return session
         except BaseException:
             sock.close()
