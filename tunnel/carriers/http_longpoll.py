@@ -127,6 +127,8 @@ class _Requests:
         headers = {"Host": target.host_header, "Cache-Control": "no-store"}
         if body is not None:
             headers["Content-Type"] = "application/octet-stream"
+        if stream.writer.is_closing():  # uvloop raises RuntimeError on a write then
+            raise MessageError("the connection was closed before the next request")
         stream.writer.write(request(method, f"{target.path}?{query}", headers, body))
         await stream.writer.drain()
         head = await read_head(stream.reader)
