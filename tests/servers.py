@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,9 @@ class Squid(Server):
     """A squid that lets CONNECT through; with `user`, only for that one and `password`; with `deny`, for nobody."""
 
     def __init__(self, folder: Path, user: str = "", password: str = "", deny: bool = False) -> None:
+        if os.geteuid() == 0:  # it will not be root, and the tests' folders are root's alone
+            folder = Path(tempfile.mkdtemp(prefix="squid-"))
+            shutil.chown(folder, "proxy", "proxy")
         super().__init__(folder)
         self.program = program("squid")
         self.user, self.password, self.deny = user, password, deny
@@ -223,20 +227,35 @@ class Squid(Server):
             "connect_timeout 3 seconds",
         ]
         if os.geteuid() == 0:
-            lines.append("cache_effective_user root")
+            lines += ["cache_effective_user proxy", "cache_effective_group proxy"]
         if self.user:
             helper = self.folder / "users"
             known = f"{self.user} {self.password}"
             helper.write_text(
                 f'#!/bin/sh\nwhile read -r line; do [ "$line" = "{known}" ] && echo OK || echo ERR; done\n'
             )
-            helper.chmod(0o700)
+            helper.chmod(0o755)
             lines += [f"auth_param basic program {helper}", "auth_param basic children 1"]
             lines += ["acl known proxy_auth REQUIRED", "http_access allow known"]
         lines.append("http_access deny all" if self.deny or self.user else "http_access allow all")
         config = self.folder / "squid.conf"
         config.write_text("\n".join(lines) + "\n")
-        return [self.program, "-N", "-f", str(config)]
+        return [self.program, "-N", "-n", self.name, "-f", str(config)]
+
+    @property
+    def name(self) -> str:
+        """Of its shared memory, which outlives a kill."""
+        return f"zt{self.port}"
+
+    def stop(self) -> None:
+        super().stop()
+        for left in Path("/dev/shm").glob(f"{self.name}-*"):
+            left.unlink(missing_ok=True)
+
+    def __exit__(self, *told: object) -> None:
+        super().__exit__(*told)
+        if os.geteuid() == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def new_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> None:

@@ -135,6 +135,10 @@ HTTP_SILENCE_S: Final = 45.0
 """... and is dead when nothing came for this long."""
 HTTP_HELLO_S: Final = 2.0
 """A WebSocket that was let in must carry a word each way in this time, else something on the way holds it up."""
+HTTP_UPGRADE_S: Final = 2.5
+"""The upgrade and that word together: what is left of HANDSHAKE_S is for long-poll."""
+HTTP_DIAL_S: Final = 4.5
+"""The device gives up after HANDSHAKE_S (5 s): its carrier says why before that."""
 HTTP_HOLD_S: Final = 25.0
 """A long-poll request is answered after this time though there is nothing to say: proxies give up after 30 to 60 s."""
 HTTP_REPLY_S: Final = HTTP_HOLD_S + 10.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -12,12 +13,16 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+from websockets.utils import accept_key
 
 from tests.carriers.certificates import Authority
 from tests.carriers.ends import run_within, until
 from tests.carriers.http_rig import HttpRig
 from tunnel.carriers import Lane
+from tunnel.carriers import http_dialler as dialling
 from tunnel.carriers import http_listener as listening
+from tunnel.carriers import http_sessions as sessions
+from tunnel.carriers import http_websocket as websockets
 from tunnel.carriers.http_message import answer
 from tunnel.config.plan import Allow, TlsPlan
 
@@ -336,5 +341,113 @@ def test_a_link_that_the_dialler_drops_is_dropped_at_the_listener(over: Callable
             await until(lambda spy=spy: len(spy.losses) == 2)  # type: ignore[misc]
             assert not (rig.folder / "d.sock").exists()
             assert Lane.DATA in dict(spy.losses)
+
+    over(body)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [("silent", "was not answered within"), ("mute", "nothing comes through it"), ("wrong", "no ztunnel listener")],
+)
+def test_a_websocket_that_does_not_come_through_though_nobody_says_so(
+    over: Callable[[Body], None], monkeypatch: pytest.MonkeyPatch, behaviour: str, reason: str
+) -> None:
+    """Something on the way that lets requests through and swallows WebSockets."""
+    monkeypatch.setattr(dialling, "HTTP_UPGRADE_S", 1.0)
+    monkeypatch.setattr(websockets, "HTTP_HELLO_S", 0.5)
+
+    async def body(rig: HttpRig) -> None:
+        port = await rig.listen()
+
+        async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            first = await reader.readuntil(b"\r\n\r\n")
+            if b"Upgrade" in first:
+                key = re.search(rb"Sec-WebSocket-Key: (\S+)", first)
+                assert key is not None
+                headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
+                said = answer(101, {**headers, "Sec-WebSocket-Accept": accept_key(key[1].decode())})
+                writer.write({"silent": b"", "mute": said, "wrong": said + b"\x81\x05hello"}[behaviour])
+                await reader.read()
+            else:
+                up, down = await asyncio.open_connection("127.0.0.1", port)
+                down.write(first)
+                await asyncio.gather(shovel(reader, down), shovel(up, writer))
+            writer.close()
+
+        server = await asyncio.start_server(between, "127.0.0.1", 0)
+        await rig.dial(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/link")
+        await rig.device.pair()
+        detail = rig.dialler.status()["detail"]
+        assert detail["mode"] == "long-poll"
+        assert reason in detail["why"]
+        await rig.dialler.close()
+        await rig.listener.close()
+        server.close()
+
+    over(body)
+
+
+async def shovel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+def test_repeated_long_poll_requests_repeat_nothing(over: Callable[[Body], None]) -> None:
+    async def body(rig: HttpRig) -> None:
+        port = await rig.listen(device=False)
+        arrived = asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]]()
+        server = await asyncio.start_unix_server(lambda r, w: arrived.put_nowait((r, w)), rig.folder / "l.sock")
+
+        async def send(method: str, query: str, data: bytes = b"") -> tuple[int, bytes]:
+            head = f"{method} /link?s={'ab' * 16}{query} HTTP/1.1\r\nConnection: close\r\nContent-Length: {len(data)}"
+            said = await ask(port, f"{head}\r\n\r\n".encode() + data)
+            return int(said.split(b" ")[1]), said.partition(b"\r\n\r\n")[2]
+
+        assert (await send("POST", "&up=1", b"x"))[0] == 410
+        for _ in range(2):
+            assert (await send("POST", "&up=0"))[0] == 204
+        reader, writer = await arrived.get()
+        for _ in range(3):
+            assert (await send("POST", "&up=1", b"one."))[0] == 204
+        for _ in range(2):
+            assert (await send("POST", "&up=2", b"two."))[0] == 204
+        assert (await send("POST", "&up=1", b"one."))[0] == 204
+        assert (await send("POST", "&up=4", b"four"))[0] == 409
+        assert (await send("POST", "&up=3", b""))[0] == 409
+        assert (await send("POST", "&up=3", b"x" * 300_000))[0] == 400
+        assert (await send("POST", "&end=2"))[0] == 204
+        assert await reader.read() == b"one.two."
+        writer.write(b"down")
+        for _ in range(2):
+            assert await send("GET", "&down=0") == (200, b"down")
+        writer.write(b"more")
+        assert await send("GET", "&down=1") == (200, b"more")
+        assert (await send("GET", "&down=0"))[0] == 409
+        assert (await send("GET", "&down=7"))[0] == 409
+        assert (await send("PUT", "&down=1"))[0] == 409
+        assert (await send("DELETE", ""))[0] == 204
+        assert (await send("GET", "&down=2"))[0] in (409, 410)
+        assert arrived.empty()
+        server.close()
+
+    over(body)
+
+
+def test_long_poll_sessions_are_bounded_and_end_by_themselves(
+    over: Callable[[Body], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "HTTP_SESSIONS", 2)
+    monkeypatch.setattr(sessions, "HTTP_SESSION_S", 0.3)
+
+    async def body(rig: HttpRig) -> None:
+        port = await rig.listen()
+        for n, status in enumerate((b"204", b"204", b"503")):
+            request = f"POST /link?s={n:032x}&up=0 HTTP/1.1\r\nConnection: close\r\n\r\n"
+            assert (await ask(port, request.encode())).split(b" ")[1] == status
+        await until(lambda: rig.listener.status()["detail"]["long_poll"] == 0, 10)
+        await until(lambda: rig.listener.status()["connections"] == 0, 10)
 
     over(body)

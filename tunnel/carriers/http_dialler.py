@@ -20,7 +20,14 @@ from tunnel.carriers.http_wire import Count, Wire, WireError, carry
 from tunnel.carriers.ipc import open_port
 from tunnel.config.plan import CarrierPlan
 from tunnel.errors import LinkError, ZtunnelError
-from tunnel.limits import HANDSHAKE_S, HTTP_CHUNK_BYTES, HTTP_CONNECTIONS, HTTP_WEBSOCKET_AGAIN_S
+from tunnel.limits import (
+    HANDSHAKE_S,
+    HTTP_CHUNK_BYTES,
+    HTTP_CONNECTIONS,
+    HTTP_DIAL_S,
+    HTTP_UPGRADE_S,
+    HTTP_WEBSOCKET_AGAIN_S,
+)
 from tunnel.log import Log
 
 
@@ -89,11 +96,11 @@ class Dialler:
     async def _serve(self, device: Stream) -> None:
         """One connection of the device, from its coming to its end."""
         try:
-            async with asyncio.timeout(HANDSHAKE_S):
+            async with asyncio.timeout(HTTP_DIAL_S):
                 wire = await self._dial()
         except TimeoutError:
             device.abort()
-            return self._failed(f"no connection within {HANDSHAKE_S:g} s: does something on the way drop it?")
+            return self._failed(f"no connection within {HTTP_DIAL_S:g} s: does something on the way drop it?")
         except (ZtunnelError, OSError) as error:
             device.abort()
             return self._failed(self._reach.words(error))
@@ -131,7 +138,11 @@ class Dialler:
     async def _websocket(self) -> WebSocket:
         stream = await self._reach.open()
         try:
-            return await upgrade(stream, self._reach.target)
+            async with asyncio.timeout(HTTP_UPGRADE_S):
+                return await upgrade(stream, self._reach.target)
+        except TimeoutError:
+            stream.abort()
+            raise UpgradeError(f"the WebSocket upgrade was not answered within {HTTP_UPGRADE_S:g} s") from None
         except MessageError as error:
             stream.abort()
             raise UpgradeError(str(error)) from None

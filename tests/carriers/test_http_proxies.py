@@ -1,0 +1,276 @@
+"""The HTTP carrier through real nginx, HAProxy and squid: let through, cut, buffered and refused, each in words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.carriers.certificates import Authority
+from tests.carriers.ends import run_within, until
+from tests.carriers.http_rig import HttpRig
+from tests.servers import Haproxy, Nginx, Server, Squid
+from tests.waiting import free_port
+from tunnel.carriers import Lane
+from tunnel.carriers import http_dialler as dialling
+from tunnel.carriers import http_reach as reach
+from tunnel.config.plan import ProxyPlan, Secret, TlsPlan
+from tunnel.limits import BATCH_BYTES
+
+Body = Callable[[HttpRig], Awaitable[None]]
+
+
+@pytest.fixture
+def over(tmp_path: Path) -> Callable[[Body], None]:
+    """Runs a body with a fresh rig."""
+
+    async def with_rig(body: Body) -> None:
+        rig = HttpRig(tmp_path)
+        try:
+            await body(rig)
+        finally:
+            await rig.close()
+
+    return lambda body: run_within(with_rig(body))
+
+
+async def exchange(rig: HttpRig, count: int = 40) -> None:
+    """Large and small frames both ways over a fresh pair, all there and in order."""
+    dialled, spy, _, data = await rig.device.pair()
+    rig.device.spy.received.clear()
+    frames = [[b"%d" % n, bytes([n]) * (BATCH_BYTES if n % 4 == 0 else 10)] for n in range(count)]
+    assert rig.device.listener is not None
+    for frame in frames:
+        dialled.send(Lane.DATA, frame)
+        rig.device.listener.send(data, frame)
+    await until(lambda: len(rig.device.spy.received) == len(spy.received) == count, 30)
+    assert [parts for _, _, parts in rig.device.spy.received] == frames
+    assert [parts for _, parts in spy.received] == frames
+    assert spy.losses == []
+
+
+@pytest.mark.parametrize("kind", [Nginx, Haproxy])
+@pytest.mark.parametrize("secure", [False, True])
+def test_websocket_comes_through(
+    over: Callable[[Body], None], tmp_path: Path, kind: type[Server], secure: bool
+) -> None:
+    authority = Authority(tmp_path)
+    files = authority.issue()
+
+    async def body(rig: HttpRig) -> None:
+        port = await rig.listen()
+        server: Server
+        if kind is Nginx:
+            server = Nginx(tmp_path / "nginx", port, tls=files.pair if secure else None)
+        else:
+            pem = tmp_path / "both.pem"
+            pem.write_text(files.cert.read_text() + files.key.read_text())
+            server = Haproxy(tmp_path / "haproxy", port, pem=pem if secure else None)
+        with server:
+            address = f"http{'s' if secure else ''}://127.0.0.1:{server.port}/link"
+            await rig.dial(address, TlsPlan(ca=authority.path) if secure else None)
+            await exchange(rig)
+            assert rig.dialler.status()["detail"]["mode"] == "websocket"
+
+    over(body)
+
+
+def test_long_poll_takes_over_where_a_proxy_buffers_and_stops_websocket_and_gives_way_again(
+    over: Callable[[Body], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialling, "HTTP_WEBSOCKET_AGAIN_S", 0.3)
+
+    async def body(rig: HttpRig) -> None:
+        port = await rig.listen()
+        with Nginx(tmp_path / "nginx", port, upgrade=False) as nginx:
+            await rig.dial(f"http://127.0.0.1:{nginx.port}/link")
+            await exchange(rig)
+            detail = rig.dialler.status()["detail"]
+            assert detail["mode"] == "long-poll"
+            assert detail["why"] == "the WebSocket upgrade was answered 426 Upgrade Required"
+            assert rig.listener.status()["detail"]["long_poll"] == 2
+            nginx.upgrade = True
+            nginx.restart()
+            await until(lambda: rig.dialler.status()["detail"]["mode"] == "websocket", 10, rig.dialler.status)
+            await until(lambda: rig.dialler.status()["connections"] == 0, 10, rig.dialler.status)
+            await exchange(rig, 4)
+            assert rig.dialler.status()["detail"]["mode"] == "websocket"
+
+    over(body)
+
+
+def test_long_poll_survives_the_proxy_s_restart(over: Callable[[Body], None], tmp_path: Path) -> None:
+    async def body(rig: HttpRig) -> None:
+        port = await rig.listen()
+        with Nginx(tmp_path / "nginx", port, upgrade=False) as nginx:
+            await rig.dial(f"http://127.0.0.1:{nginx.port}/link")
+            dialled, spy, _, data = await rig.device.pair()
+            rig.device.spy.received.clear()
+            assert rig.device.listener is not None
+            for round_ in range(5):
+                for n in range(20):
+                    dialled.send(Lane.DATA, [b"%d" % (20 * round_ + n), bytes(50_000)])
+                    rig.device.listener.send(data, [b"%d" % (20 * round_ + n), bytes(50_000)])
+                nginx.restart()
+            await until(lambda: len(rig.device.spy.received) == len(spy.received) == 100, 20, rig.dialler.status)
+            assert [int(parts[0]) for _, _, parts in rig.device.spy.received] == list(range(100))
+            assert [int(parts[0]) for _, parts in spy.received] == list(range(100))
+            assert spy.losses == []
+
+    over(body)
+
+
+@pytest.mark.parametrize("form", ["websocket", "long-poll"])
+def test_a_proxy_that_cuts_silent_connections(over: Callable[[Body], None], tmp_path: Path, form: str) -> None:
+    """What speaks more often than it cuts goes on; the link does (PING_IDLE_S), and so does this."""
+
+    async def body(rig: HttpRig) -> None:
+        port = await rig.listen()
+        with Haproxy(tmp_path / "haproxy", port, cut_s=1) as haproxy:
+            await rig.dial(f"http://127.0.0.1:{haproxy.port}/link")
+            rig.dialler._role._no_websocket = "says the test" if form == "long-poll" else ""  # type: ignore[union-attr]
+            rig.device.spy.echo = False
+            dialled, spy, *_ = await rig.device.pair()
+            rig.device.spy.echo = True
+            began, sent = time.monotonic(), 0
+            while time.monotonic() - began < 3:
+                for lane in Lane:
+                    dialled.send(lane, [b"ping"])
+                sent += 1
+                await until(lambda: len(spy.received) == 2 * sent, 10)  # noqa: B023
+                silent = time.monotonic()
+                await until(lambda: time.monotonic() - silent > 0.4)  # noqa: B023
+            assert spy.losses == []
+            if form == "websocket":
+                await until(lambda: len(spy.losses) == 2, 10)
+                await until(lambda: "closed" in rig.dialler.status()["reason"], 10, rig.dialler.status)
+
+    over(body)
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        ("http-request return status 200 content-type text/html string hello", "200 OK (HTML)"),
+        ("http-request deny deny_status 403", "403 Forbidden (HTML)"),
+        ("http-request deny deny_status 400", "400 Bad request (HTML)"),
+        ("http-request deny deny_status 502", "502 Bad Gateway (HTML)"),
+    ],
+)
+def test_what_answers_something_else_altogether(
+    over: Callable[[Body], None], tmp_path: Path, rule: str, reason: str
+) -> None:
+    async def body(rig: HttpRig) -> None:
+        port = await rig.listen()
+        with Haproxy(tmp_path / "haproxy", port, rule=rule) as haproxy:
+            await rig.dial(f"http://127.0.0.1:{haproxy.port}/link")
+            said = await rig.refusal()
+            assert reason in said
+            assert "long-poll" in said
+            assert rig.dialler.status()["detail"]["mode"] == "websocket"
+
+    over(body)
+
+
+def test_a_listener_that_is_away_behind_its_proxy(over: Callable[[Body], None], tmp_path: Path) -> None:
+    async def body(rig: HttpRig) -> None:
+        port = await rig.listen()
+        with Nginx(tmp_path / "nginx", port) as nginx:
+            await rig.listener.close()
+            await rig.dial(f"http://127.0.0.1:{nginx.port}/link")
+            assert "502 Bad Gateway" in await rig.refusal()
+            await rig.listen(address=f"http://127.0.0.1:{port}/link", device=False)
+            await exchange(rig, 4)
+
+    over(body)
+
+
+def test_through_squid_with_and_without_a_password(over: Callable[[Body], None], tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    files = authority.issue()
+
+    async def body(rig: HttpRig) -> None:
+        port = await rig.listen("https", TlsPlan(files.cert, files.key))
+        address, tls = f"https://127.0.0.1:{port}/link", TlsPlan(ca=authority.path)
+        with Squid(tmp_path / "open") as squid:
+            dialler = await rig.dial(address, tls, ProxyPlan(f"http://127.0.0.1:{squid.port}"))
+            await exchange(rig)
+            assert dialler.status()["detail"]["proxy"] == f"http://127.0.0.1:{squid.port}"
+            await dialler.close()
+        with Squid(tmp_path / "closed", user="plant", password="horse") as squid:
+            url = f"http://127.0.0.1:{squid.port}"
+            for proxy, reason in (
+                (ProxyPlan(url), "it wants a user name and a password"),
+                (ProxyPlan(url, "plant", Secret("donkey")), "does not accept this user name and password"),
+            ):
+                dialler = await rig.dial(address, tls, proxy)
+                said = await rig.refusal()
+                assert "407 Proxy Authentication Required" in said
+                assert reason in said
+                assert "donkey" not in said
+                await dialler.close()
+            await rig.dial(address, tls, ProxyPlan(url, "plant", Secret("horse")))
+            await exchange(rig, 4)
+
+    over(body)
+
+
+def test_what_squid_refuses_and_cannot_reach(over: Callable[[Body], None], tmp_path: Path) -> None:
+    async def body(rig: HttpRig) -> None:
+        nobody = free_port()
+        with Squid(tmp_path / "deny", deny=True) as squid:
+            dialler = await rig.dial(
+                f"https://127.0.0.1:{nobody}/link", proxy=ProxyPlan(f"http://127.0.0.1:{squid.port}")
+            )
+            said = await rig.refusal()
+            assert "403 Forbidden" in said
+            assert "it does not let us go there" in said
+            await dialler.close()
+        with Squid(tmp_path / "open") as squid:
+            dialler = await rig.dial(
+                f"https://127.0.0.1:{nobody}/link", proxy=ProxyPlan(f"http://127.0.0.1:{squid.port}")
+            )
+            assert "it cannot reach that address" in await rig.refusal()
+            await dialler.close()
+        await rig.dial(f"https://127.0.0.1:{nobody}/link", proxy=ProxyPlan(f"http://127.0.0.1:{squid.port}"))
+        assert f"the proxy http://127.0.0.1:{squid.port}: 127.0.0.1:{squid.port}: connection refused" in (
+            await rig.refusal()
+        )
+
+    over(body)
+
+
+@pytest.mark.parametrize(
+    ("environment", "address", "proxy"),
+    [
+        ({"https_proxy": "http://proxy:3128"}, "https://dmz.example.com/link", "http://proxy:3128"),
+        ({"HTTPS_PROXY": "http://u:p%40@proxy:3128"}, "https://dmz.example.com/link", "http://proxy:3128"),
+        ({"https_proxy": "http://proxy:3128"}, "http://dmz.example.com/link", None),
+        ({"http_proxy": "proxy:3128"}, "http://dmz.example.com/link", "http://proxy:3128"),
+        ({"https_proxy": "http://proxy:1", "no_proxy": "example.com"}, "https://dmz.example.com/link", None),
+        ({"https_proxy": "http://proxy:1", "no_proxy": "*"}, "https://dmz.example.com/link", None),
+        ({"all_proxy": "http://proxy:1"}, "https://dmz.example.com/link", "http://proxy:1"),
+        ({}, "https://dmz.example.com/link", None),
+    ],
+)
+def test_the_environment_s_proxy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, environment: dict[str, str], address: str, proxy: str | None
+) -> None:
+    from tunnel.config.plan import CarrierPlan
+
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    plan = CarrierPlan("https-d", "https", "dial", address, tmp_path / "s", ("dmz",))
+    found = reach.Reach(plan).proxy()
+    assert (found and found.url) == proxy
+    if found is not None and "u:p" in str(environment):
+        assert found.username == "u"
+        assert found.password is not None
+        assert found.password.reveal() == "p@"
+    forbidden = CarrierPlan("https-d", "https", "dial", address, tmp_path / "s", ("dmz",), proxy=ProxyPlan(""))
+    assert reach.Reach(forbidden).proxy() is None
