@@ -42,8 +42,9 @@ class SshCarrier:
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            while not self._task.done():  # asyncio.wait_for of Python 3.11 can swallow a cancellation
+                self._task.cancel()
+                await asyncio.wait([self._task], timeout=0.2)
         await self._backend.hang_up()
         await self._backend.close()
 
