@@ -18,6 +18,7 @@ from tests.streams import Handler, Service, connected, echo, exactly, to_the_end
 from tests.tunnel_pair import Tunnel
 from tests.waiting import free_port, until
 from tunnel.control import ask
+from tunnel.errors import ZtunnelError
 
 
 def count_and_answer(connection: socket.socket) -> None:
@@ -296,3 +297,39 @@ def test_two_targets_share_the_connections(tmp_path: Path, service: Callable[...
             assert (a.accepted, b.accepted) == (3, 3)
     finally:
         tunnel.close()
+
+
+def test_without_the_compiled_pump_it_is_the_same(tunnel: Tunnel, service: Callable[..., Service]) -> None:
+    tunnel.environment = tunnel.environment | {"ZTUNNEL_PUMP": "pure"}
+    entry = started(tunnel, service(count_and_answer).address)
+    assert tunnel.status("dmz")["pump"] == "pure"
+    data = os.urandom(2_000_000)
+    with connected(entry) as client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        assert to_the_end(client) == hashlib.sha256(data).hexdigest().encode()
+
+
+def test_fifty_that_do_not_read_hold_what_their_windows_say(tunnel: Tunnel, service: Callable[..., Service]) -> None:
+    entry = started(tunnel, service(echo).address, window="1MiB")
+    with contextlib.ExitStack() as stack:
+        for _ in range(50):
+            client = stack.enter_context(connected(entry))
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(200):
+                    client.send(bytes(1 << 16))
+        with connected(entry) as quick:
+            quick.sendall(b"q")
+            assert exactly(quick, 1) == b"q"
+        for side in tunnel.sides:
+            pid = tunnel.status(side)["pid"]
+            resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            assert resident < 128 << 20, f"{side} holds {resident}"
+
+
+def test_what_is_looked_at_is_no_stream(tunnel: Tunnel, service: Callable[..., Service]) -> None:
+    started(tunnel, service(echo).address)
+    with pytest.raises(ZtunnelError, match="connect to it"):
+        ask(tunnel.devices["dmz"].control, "probe", timeout_s=10, route="s")
+    assert ask(tunnel.devices["dmz"].control, "tap-start", timeout_s=10, route="s")["reader"]
