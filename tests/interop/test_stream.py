@@ -333,3 +333,25 @@ def test_what_is_looked_at_is_no_stream(tunnel: Tunnel, service: Callable[..., S
     with pytest.raises(ZtunnelError, match="connect to it"):
         ask(tunnel.devices["dmz"].control, "probe", timeout_s=10, route="s")
     assert ask(tunnel.devices["dmz"].control, "tap-start", timeout_s=10, route="s")["reader"]
+
+
+def test_whom_allow_leaves_out_is_turned_away(tunnel: Tunnel, service: Callable[..., Service]) -> None:
+    target = service(echo)
+    entry = tunnel.tcp()
+    near = {"side": "dmz", "bind": entry, "allow": ["192.0.2.0/24"]}
+    tunnel.write({"s": {"pattern": "stream", "from": near, "to": f"plant connect {target.address}"}})
+    tunnel.start()
+    with connected(entry) as client:
+        assert client.recv(1) == b""
+    assert tunnel.route("dmz", "s")["refused"] == {"address": 1}
+    assert target.accepted == 0
+
+
+def test_the_next_address_answers_where_the_first_does_not(tunnel: Tunnel, service: Callable[..., Service]) -> None:
+    port = service(echo).address.rpartition(":")[2]
+    entry = started(tunnel, f"tcp://127.0.0.1:{free_port()} tcp://localhost:{port}")
+    with connected(entry) as client:
+        client.sendall(b"found")
+        assert exactly(client, 5) == b"found"
+    first, second = tunnel.route("plant", "s")["endpoints"]
+    assert (first["state"], second["state"]) == ("down", "ready")
