@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.carriers.ends import DIALLER_KEYS, LISTENER_KEYS, STRANGER_KEYS, Ends, run_within, until
-from tests.carriers.through import SSH_WAYS, Through
+from tests.carriers.through import HTTP_WAYS, SSH_WAYS, Through
 from tests.servers import Sshd
 from tunnel.carriers import CARRIERS, Lane
 from tunnel.carriers.memory import MemoryCarrier
@@ -30,10 +30,10 @@ Body = Callable[[Ends], Awaitable[None]]
 
 def test_every_carrier_of_the_table_is_tried() -> None:
     assert SCHEMES == ["ipc", "memory", "tcp"]
-    assert len(SSH_WAYS) == 4
+    assert len(SSH_WAYS) == len(HTTP_WAYS) == 4
 
 
-@pytest.fixture(params=[*SCHEMES, *SSH_WAYS])
+@pytest.fixture(params=[*SCHEMES, *SSH_WAYS, *HTTP_WAYS])
 def over(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Body], None]:
     """Runs a body with fresh ends of each scheme."""
 
@@ -51,6 +51,8 @@ def over(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Body], Non
     if request.param in SSH_WAYS:
         sshd: Sshd = request.getfixturevalue("sshd")
         made: Callable[[], Ends] = lambda: SSH_WAYS[request.param](sshd, tmp_path)  # noqa: E731
+    elif request.param in HTTP_WAYS:
+        made = lambda: HTTP_WAYS[request.param](tmp_path)  # noqa: E731
     else:
         made = lambda: Ends(request.param, str(tmp_path / "link"))  # noqa: E731
     return lambda body: run_within(with_ends(body))

@@ -6,28 +6,34 @@ The carriers run on the test's loop, as `python -m tunnel.carriers.process` runs
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from tests.carriers.certificates import Authority
 from tests.carriers.ends import DIALLER_KEYS, LISTENER_KEYS, DialSpy, Ends
 from tests.loops import until
-from tests.servers import Sshd
+from tests.servers import Nginx, Server, Squid, Sshd
 from tests.waiting import free_port
 from tunnel.carriers import CARRIERS, Dialled
+from tunnel.carriers.http import HttpCarrier
 from tunnel.carriers.process import Process
 from tunnel.carriers.ssh import SshCarrier
-from tunnel.config.plan import CarrierPlan, KeyPair, SshPlan
+from tunnel.config.plan import CarrierPlan, KeyPair, ProxyPlan, SshPlan, TlsPlan
 
 
 class Through(Ends):
     """The listener is at `path`; the dialler dials `dial_address`, behind which are `carriers`."""
 
-    def __init__(self, path: Path, dial_address: str, carriers: list[Process]) -> None:
+    def __init__(
+        self, path: Path, dial_address: str, carriers: Sequence[Process], server: Server | None = None
+    ) -> None:
         super().__init__("ipc", str(path))
         self.dial_address = dial_address
         self.carriers = carriers
+        self.server = server
+        """What stands between the carriers, if it is this test's own."""
 
     def dial(
         self, own: KeyPair = DIALLER_KEYS, server: str = LISTENER_KEYS.public, source: str | None = None
@@ -40,10 +46,12 @@ class Through(Ends):
 
     async def open(self) -> None:
         """Returns when the carriers are up."""
+        if self.server is not None:
+            self.server.start()
         for carrier in self.carriers:
             await carrier.start()
         await until(
-            lambda: all(carrier.status()["state"] in ("up", "listening") for carrier in self.carriers),
+            lambda: all(_opened(carrier) for carrier in self.carriers),
             15,
             lambda: [carrier.status() for carrier in self.carriers],
         )
@@ -51,6 +59,15 @@ class Through(Ends):
     async def shut(self) -> None:
         """Ends the carriers; after `close`."""
         await asyncio.gather(*(carrier.close() for carrier in self.carriers))
+        if self.server is not None:
+            self.server.__exit__()
+
+
+def _opened(carrier: Process) -> bool:
+    """A dialling HTTP carrier connects when the device does, and not before."""
+    return carrier.status()["state"] in (
+        ("up", "listening", "connecting") if isinstance(carrier, HttpCarrier) else ("up", "listening")
+    )
 
 
 def ssh_plan(sshd: Sshd, role: Any, socket: Path, target: str, **ssh: Any) -> CarrierPlan:
@@ -85,4 +102,52 @@ SSH_WAYS: Final[dict[str, Callable[[Sshd, Path], Through]]] = {
     f"ssh-{role}-{backend}": lambda sshd, folder, way=way, backend=backend: way(sshd, folder, backend=backend)  # type: ignore[misc]
     for role, way in (("dial", ssh_dial), ("listen", ssh_listen))
     for backend in ("paramiko", "openssh")
+}
+
+
+def http_ways(folder: Path, dialled: str, port: int, server: Server | None = None, **how: Any) -> Through:
+    """ipc → carrier → whatever stands there → carrier → the listener's unix socket."""
+    at, here = f"http://127.0.0.1:{port}/link", folder / "d"
+    listen = CarrierPlan("http-plant", "http", "listen", at, folder / "link", ("plant",))
+    scheme: Any = dialled.partition(":")[0]
+    dial = CarrierPlan(f"{scheme}-dmz", scheme, "dial", dialled, here, ("dmz",), **{"proxy": ProxyPlan(""), **how})
+    return Through(folder / "link", f"ipc://{here}", [HttpCarrier(listen), HttpCarrier(dial)], server)
+
+
+def http(folder: Path) -> Through:
+    port = free_port()
+    return http_ways(folder, f"http://127.0.0.1:{port}/link", port)
+
+
+def https_behind_nginx(folder: Path) -> Through:
+    port, authority = free_port(), Authority(folder)
+    nginx = Nginx(folder / "nginx", port, tls=authority.issue().pair)
+    return http_ways(folder, f"https://127.0.0.1:{nginx.port}/link", port, nginx, tls=TlsPlan(ca=authority.path))
+
+
+def https_through_squid(folder: Path) -> Through:
+    """TLS inside CONNECT; the listening carrier ends it itself."""
+    port, authority, squid = free_port(), Authority(folder), Squid(folder / "squid")
+    files = authority.issue()
+    how = {"tls": TlsPlan(ca=authority.path), "proxy": ProxyPlan(f"http://127.0.0.1:{squid.port}")}
+    made = http_ways(folder, f"https://127.0.0.1:{port}/link", port, squid, **how)
+    at = f"https://127.0.0.1:{port}/link"
+    own = TlsPlan(cert=files.cert, key=files.key)
+    listen = CarrierPlan("https-plant", "https", "listen", at, folder / "link", ("plant",), tls=own)
+    made.carriers = [HttpCarrier(listen), *made.carriers[1:]]
+    return made
+
+
+def long_poll(folder: Path) -> Through:
+    """An nginx that lets no WebSocket through."""
+    port = free_port()
+    nginx = Nginx(folder / "nginx", port, upgrade=False)
+    return http_ways(folder, f"http://127.0.0.1:{nginx.port}/link", port, nginx)
+
+
+HTTP_WAYS: Final[dict[str, Callable[[Path], Through]]] = {
+    "http": http,
+    "https-behind-nginx": https_behind_nginx,
+    "https-through-squid": https_through_squid,
+    "long-poll": long_poll,
 }

@@ -31,6 +31,7 @@ class LongPoll:
 
     def __init__(self, reach: Reach) -> None:
         self._session = os.urandom(16).hex()
+        self._reach = reach
         self._ups = _Requests(reach)
         self._downs = _Requests(reach)
         self._sent = 0
@@ -72,9 +73,11 @@ class LongPoll:
             return
         self._closed.set()
         self._downs.close()
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(self._ups.once("DELETE", f"s={self._session}", None, fresh=False), BYE_S)
         self._ups.close()
+        goodbye = _Requests(self._reach)
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(goodbye.once("DELETE", f"s={self._session}", None), BYE_S)
+        goodbye.close()
 
     async def _ask(self, requests: _Requests, method: str, what: str, body: bytes | None) -> tuple[Head, bytes]:
         """Repeat until our listener answers with 200 or 204."""
@@ -109,10 +112,8 @@ class _Requests:
         self._reach = reach
         self._stream: Stream | None = None
 
-    async def once(self, method: str, query: str, body: bytes | None, fresh: bool = True) -> tuple[Head, bytes]:
-        """One request, its answer whole. Any error ends the connection; `fresh`: one is made where there is none."""
-        if self._stream is None and not fresh:
-            raise WireError("there is no connection")
+    async def once(self, method: str, query: str, body: bytes | None) -> tuple[Head, bytes]:
+        """One request, its answer whole. Any error ends the connection; the next one is made anew."""
         try:
             async with asyncio.timeout(HTTP_REPLY_S):
                 if self._stream is None:
