@@ -162,7 +162,7 @@ class Listener:
             self._refuse("timeout", f"{peer} sent no request in time")
         except (MessageError, UpgradeError) as error:
             self._refuse("request", f"{peer}: {error}")
-            if stream is not None and isinstance(error, MessageError):
+            if stream is not None and isinstance(error, MessageError) and not stream.writer.is_closing():
                 stream.writer.write(answer(400, _SHORT))
         except (OSError, LocalError):
             pass  # it hung up, or there is no certificate, which status says
@@ -218,8 +218,9 @@ class Listener:
         return known and not head.has("connection", "close") and head.line.endswith("HTTP/1.1")
 
     async def _say(self, stream: Stream, said: bytes) -> bool:
-        stream.writer.write(said)
-        await stream.writer.drain()
+        if not stream.writer.is_closing():  # uvloop raises RuntimeError on a write then
+            stream.writer.write(said)
+            await stream.writer.drain()
         return False
 
     def _health(self, method: str) -> bytes:

@@ -114,6 +114,8 @@ class WebSocket:
         await self._flush()
 
     async def _flush(self) -> None:
+        if self._stream.writer.is_closing():  # uvloop raises RuntimeError on a write then
+            raise WireError("the WebSocket was closed by the other end or on the way")
         for data in self._protocol.data_to_send():
             if data:
                 self._stream.writer.write(data)
@@ -131,7 +133,7 @@ class WebSocket:
             if time.monotonic() - self._heard > HTTP_SILENCE_S and self._stream.reader._buffer_empty():  # type: ignore[attr-defined]
                 self._stream.abort()
                 return
-            with contextlib.suppress(WebSocketException, OSError):
+            with contextlib.suppress(WebSocketException, OSError, RuntimeError):
                 self._protocol.send_ping(b"")
                 for data in self._protocol.data_to_send():
                     self._stream.writer.write(data)

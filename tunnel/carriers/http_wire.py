@@ -59,6 +59,8 @@ async def carry(wire: Wire, device: Stream, count: Count) -> str:
     async def back() -> None:
         while data := await wire.receive():
             count.bytes_out += len(data)
+            if device.writer.is_closing():  # uvloop raises RuntimeError on a write then
+                raise _Gone
             try:
                 device.writer.write(data)
                 await device.writer.drain()
