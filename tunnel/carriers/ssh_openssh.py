@@ -250,7 +250,7 @@ def arguments(plan: CarrierPlan, ssh: SshPlan) -> list[str]:
         found += ["-p", str(ssh.port)]
     found += ["-l", ssh.user]
     target = split_target(ssh.target)
-    there = _escaped(target) if isinstance(target, str) else f"[{target[0]}]:{target[1]}"
+    there = _escaped(target) if isinstance(target, str) else _bracketed(*target)
     here = _escaped(str(plan.socket))
     found += ["-L", f"{here}:{there}"] if plan.role == "dial" else ["-R", f"{there}:{here}"]
     return [*found, "--", ssh.host]
@@ -258,6 +258,10 @@ def arguments(plan: CarrierPlan, ssh: SshPlan) -> list[str]:
 
 def _escaped(path: str) -> str:
     return path.replace("\\", "\\\\").replace(":", "\\:").replace("%", "%%")
+
+
+def _bracketed(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _refusal(told: str, ssh: SshPlan) -> tuple[str, str]:
