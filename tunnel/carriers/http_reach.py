@@ -13,6 +13,7 @@ import socket as sockets
 import ssl
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +71,7 @@ class Reach:
             return self._plan_proxy if self._plan_proxy.url else None
         named = urllib.request.getproxies_environment()
         url = named.get("https" if self.target.secure else "http") or named.get("all")
-        if not url or urllib.request.proxy_bypass_environment(self.target.authority):
+        if not url or _bypasses(self.target.authority):
             return None
         return _proxy_of(url)
 
@@ -199,6 +200,12 @@ def _proxy_of(url: str) -> ProxyPlan:
     username = None if parts.username is None else urllib.parse.unquote(parts.username)
     password = None if parts.password is None else Secret(urllib.parse.unquote(parts.password))
     return ProxyPlan(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", username, password)
+
+
+def _bypasses(authority: str) -> bool:
+    """Whether no_proxy names it. The standard library's own judge is not in its type stubs."""
+    judge: Callable[[str], bool] = vars(urllib.request)["proxy_bypass_environment"]
+    return bool(judge(authority))
 
 
 def _shown(proxy: ProxyPlan) -> str:

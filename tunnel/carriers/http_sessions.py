@@ -139,16 +139,17 @@ class Sessions:
                 return await self._open(name)
             return answer(410, _OURS), False
         session.last = time.monotonic()
-        match method, *number.items():
-            case "POST", ("up", 0):
+        what, n = next(iter(number.items()), ("", 0))
+        match method, what:
+            case "POST", "up" if n == 0:
                 return answer(204, _OURS), True
-            case "POST", ("up", n):
+            case "POST", "up":
                 return await session.on_up(n, body), True
-            case "POST", ("end", n):
+            case "POST", "end":
                 return await session.on_end(n), True
-            case "GET", ("down", n):
+            case "GET", "down":
                 return await session.on_down(n), True
-            case "DELETE", *_:
+            case "DELETE", "":
                 await session.close()
                 return answer(204, _OURS), True
         return _wrong("no such request"), True

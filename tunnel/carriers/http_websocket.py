@@ -72,7 +72,7 @@ class WebSocket:
         self._protocol.send_binary(data)
         await self._flush()
 
-    async def receive(self) -> bytes:
+    async def receive(self) -> bytes | bytearray | memoryview:
         while True:
             frame = await self._next()
             if frame is None:

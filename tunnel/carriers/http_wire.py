@@ -27,7 +27,7 @@ class Wire(Protocol):
     async def send(self, data: bytes) -> None:
         """At most HTTP_CHUNK_BYTES; b"" is the end of this direction. WireError: it is lost."""
 
-    async def receive(self) -> bytes:
+    async def receive(self) -> bytes | bytearray | memoryview:
         """The next bytes; b"" is the end of that direction. WireError: it is lost."""
 
     async def close(self) -> None:
