@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from tests.waiting import free_port, until
+from tunnel.supervise.child import die_with_parent
 
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
@@ -58,9 +59,15 @@ class Server:
 
     def start(self) -> None:
         """Returns when it answers on its port."""
+        parent = os.getpid()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=lambda: die_with_parent(parent),  # an interrupted test run leaves nothing behind
             )
         until(lambda: self.alive() and answers(self.port), 10, lambda: f"{self.command()[0]}: {self.tail()}")
 

@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tunnel.carriers.guard import raise_descriptor_limit
 from tunnel.changes import between
 from tunnel.config import read_plan
 from tunnel.config.plan import Plan
-from tunnel.control import ControlServer
+from tunnel.control import Command, ControlServer
 from tunnel.errors import UsageError, ZtunnelError
 from tunnel.exchange import Exchange
 from tunnel.heap import keep_large_blocks
@@ -64,7 +65,7 @@ class Device:
                 "stop": self._on_stop,
                 "reload": self._on_reload,
                 "probe": self._on_probe,
-                **self._taps.commands,
+                **{name: self._caught_up(command) for name, command in self._taps.commands.items()},
             },
         )
 
@@ -151,10 +152,21 @@ class Device:
 
     # --- control -----------------------------------------------------------------------------------------------------
 
-    def _on_status(self, _request: dict[str, Any]) -> dict[str, Any]:
+    def _catch_up(self) -> None:
+        """Account for what went ahead of its bookkeeping: somebody wants to know what crossed."""
         for peer in self.peers.values():
             peer.catch_up()
         self.exchange.settle()
+
+    def _caught_up(self, command: Command) -> Command:
+        def run(request: dict[str, Any]) -> dict[str, Any] | Awaitable[dict[str, Any]]:
+            self._catch_up()
+            return command(request)
+
+        return run
+
+    def _on_status(self, _request: dict[str, Any]) -> dict[str, Any]:
+        self._catch_up()
         listens = self.exchange.listens
         return {
             "side": self.plan.side,
