@@ -283,9 +283,9 @@ def test_what_was_given_before_an_orderly_close_of_the_listener_arrives(
         _, spy, control, _ = await ends.pair()
         for number in range(100):
             listener.send(control, [b"%d" % number, bytes(10_000)])
-        listener.close(linger_s=5)
+        listener.close(linger_s=15)
         time.sleep(busy_s)  # the dialler's loop is busy: frames and the hanging up are there when it looks
-        await until(lambda: len(spy.losses) == 2, 5)
+        await until(lambda: len(spy.losses) == 2, 15)
         assert [int(parts[0]) for _, parts in spy.received] == list(range(100))
 
     over(body)

@@ -99,7 +99,7 @@ def test_delay_each_way_keeps_order() -> None:
         for number in range(50):
             dialled.send(Lane.DATA, [b"%d" % number])
         await until(lambda: len(spy.received) == 50)
-        assert time.monotonic() - start >= 0.1
+        assert time.monotonic() - start >= 0.098  # uvloop's timers count whole milliseconds, and may ring one early
         assert [int(parts[0]) for _, parts in spy.received] == list(range(50))
 
     over_memory(body)
