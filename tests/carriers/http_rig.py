@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,6 @@ class HttpRig:
         for role in self.roles:
             await role.close()
         self.device.close()
+
+
+Body = Callable[[HttpRig], Awaitable[None]]

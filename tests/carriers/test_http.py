@@ -8,7 +8,7 @@ import os
 import re
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -16,8 +16,8 @@ import pytest
 from websockets.utils import accept_key
 
 from tests.carriers.certificates import Authority
-from tests.carriers.ends import run_within, until
-from tests.carriers.http_rig import HttpRig
+from tests.carriers.ends import until
+from tests.carriers.http_rig import Body, HttpRig
 from tunnel.carriers import Lane
 from tunnel.carriers import http_dialler as dialling
 from tunnel.carriers import http_listener as listening
@@ -25,22 +25,6 @@ from tunnel.carriers import http_sessions as sessions
 from tunnel.carriers import http_websocket as websockets
 from tunnel.carriers.http_message import answer
 from tunnel.config.plan import Allow, TlsPlan
-
-Body = Callable[[HttpRig], Awaitable[None]]
-
-
-@pytest.fixture
-def over(tmp_path: Path) -> Callable[[Body], None]:
-    """Runs a body with a fresh rig."""
-
-    async def with_rig(body: Body) -> None:
-        rig = HttpRig(tmp_path)
-        try:
-            await body(rig)
-        finally:
-            await rig.close()
-
-    return lambda body: run_within(with_rig(body))
 
 
 async def ask(port: int, raw: bytes, context: ssl.SSLContext | None = None) -> bytes:

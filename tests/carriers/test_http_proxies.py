@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.carriers.certificates import Authority
-from tests.carriers.ends import run_within, until
-from tests.carriers.http_rig import HttpRig
+from tests.carriers.ends import until
+from tests.carriers.http_rig import Body, HttpRig
 from tests.servers import Haproxy, Nginx, Server, Squid
 from tests.waiting import free_port
 from tunnel.carriers import Lane
@@ -18,22 +18,6 @@ from tunnel.carriers import http_dialler as dialling
 from tunnel.carriers import http_reach as reach
 from tunnel.config.plan import ProxyPlan, Secret, TlsPlan
 from tunnel.limits import BATCH_BYTES
-
-Body = Callable[[HttpRig], Awaitable[None]]
-
-
-@pytest.fixture
-def over(tmp_path: Path) -> Callable[[Body], None]:
-    """Runs a body with a fresh rig."""
-
-    async def with_rig(body: Body) -> None:
-        rig = HttpRig(tmp_path)
-        try:
-            await body(rig)
-        finally:
-            await rig.close()
-
-    return lambda body: run_within(with_rig(body))
 
 
 async def exchange(rig: HttpRig, count: int = 40) -> None:

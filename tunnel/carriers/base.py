@@ -7,6 +7,8 @@ happens on the reactor's loop; no call blocks. docs/carriers.md tells how to add
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -18,7 +20,7 @@ from tunnel.pump import Segment, Shortcut
 from tunnel.reactor import Reactor
 from tunnel.zap import Zap
 
-__all__ = ["Carrier", "DialEvents", "Dialled", "Lane", "ListenEvents", "Listener", "Who"]
+__all__ = ["Carrier", "DialEvents", "Dialled", "Lane", "ListenEvents", "Listener", "Who", "why_not_open"]
 
 Who = Callable[[str], str | None]
 """A dialler's public key (Z85) → the User-Id its frames bear, or None: not let in."""
@@ -94,3 +96,14 @@ class Carrier(Protocol):
         self, reactor: Reactor, zap: Zap, plan: ListenPlan, own: KeyPair, who: Who, events: ListenEvents
     ) -> Listener:
         """Open a port. What goes wrong is in `status()`, and tried again for ever."""
+
+
+def why_not_open(error: Exception) -> str:
+    """Why a port could not be opened, in words."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return {
+            errno.EADDRINUSE: "another program listens there already",
+            errno.EADDRNOTAVAIL: "this machine does not have that address (yet)",
+            errno.EACCES: "the permission is missing (ports below 1024 need root or CAP_NET_BIND_SERVICE)",
+        }.get(error.errno, os.strerror(error.errno))
+    return str(error)

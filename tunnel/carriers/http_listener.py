@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import socket as sockets
 import ssl
@@ -19,6 +18,7 @@ from collections import Counter
 from collections.abc import Coroutine
 from typing import Any, Final
 
+from tunnel.carriers.base import why_not_open
 from tunnel.carriers.http_message import Head, MessageError, Stream, answer, read_body, read_head
 from tunnel.carriers.http_reach import target_of
 from tunnel.carriers.http_sessions import Session, Sessions
@@ -110,7 +110,7 @@ class Listener:
                 self._port = open_port(f"tcp://{_numeric_authority(self._plan.address)}")
                 break
             except (OSError, LocalError) as error:
-                self._reason = f"{self._plan.address} cannot be opened: {_words(error)}"
+                self._reason = f"{self._plan.address} cannot be opened: {why_not_open(error)}"
                 await asyncio.sleep(LISTEN_RETRY_S)
         self._reason = ""
         port = self._port.getsockname()[1]
@@ -123,7 +123,7 @@ class Listener:
         try:
             sock, name = await asyncio.get_running_loop().sock_accept(port)
         except OSError as error:
-            self._reason = f"connections cannot be taken: {_words(error)}"
+            self._reason = f"connections cannot be taken: {why_not_open(error)}"
             await asyncio.sleep(LISTEN_RETRY_S)
             return
         self._reason = ""
@@ -277,20 +277,10 @@ def _numeric_authority(address: str) -> str:
     host, _, port = authority.rpartition(":")
     if not host or not port.isdigit():
         return f"{authority}:{443 if address.startswith('https:') else 80}"
-    return f"localhost:{port}".replace("localhost", "127.0.0.1") if host == "localhost" else authority
+    return f"127.0.0.1:{port}" if host == "localhost" else authority
 
 
 def _with_port(address: str, port: int) -> str:
     authority, slash, path = address.partition("://")[2].partition("/")
     host = _numeric_authority(address).rpartition(":")[0] if authority else ""
     return f"{host}:{port}{slash}{path}"
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno is not None:
-        return {
-            errno.EADDRINUSE: "another program listens there already",
-            errno.EADDRNOTAVAIL: "this machine does not have that address (yet)",
-            errno.EACCES: "the permission is missing (ports below 1024 need root or CAP_NET_BIND_SERVICE)",
-        }.get(error.errno, os.strerror(error.errno))
-    return str(error)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import zmq
 
-from tunnel.carriers.base import DialEvents, Lane, ListenEvents, Who
+from tunnel.carriers.base import DialEvents, Lane, ListenEvents, Who, why_not_open
 from tunnel.carriers.guard import Guard
 from tunnel.config.plan import KeyPair, ListenPlan
 from tunnel.errors import LocalError
@@ -321,7 +321,7 @@ class ZmtpListener:
             if port is not None:
                 port.close()
             self._reason = (
-                f"{self._plan.address} cannot be opened: {_in_words(error)}. Tried again every {LISTEN_RETRY_S:g} s."
+                f"{self._plan.address} cannot be opened: {why_not_open(error)}. Tried again every {LISTEN_RETRY_S:g} s."
             )
             self._retry = self._reactor.call_later(LISTEN_RETRY_S, self._open)
 
@@ -385,13 +385,3 @@ def _endpoint_of(port: sockets.socket) -> str:
         return f"ipc://@{name[1:].decode()}" if isinstance(name, bytes) else f"ipc://{name}"
     host = f"[{name[0]}]" if port.family == sockets.AF_INET6 else name[0]
     return f"tcp://{host}:{name[1]}"
-
-
-def _in_words(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno is not None:
-        return {
-            errno.EADDRINUSE: "another program listens there already",
-            errno.EADDRNOTAVAIL: "this machine does not have that address (yet)",
-            errno.EACCES: "the permission is missing (ports below 1024 need root or CAP_NET_BIND_SERVICE)",
-        }.get(error.errno, os.strerror(error.errno))
-    return str(error)
