@@ -37,7 +37,7 @@ class Process(Protocol):
 
     def status(self) -> dict[str, Any]:
         """{state: up|connecting|retrying|listening, reason, connections, bytes_in, bytes_out, refused: {reason: n},
-        detail: {...}}: see docs/carriers.md. `bytes_in` came from the device."""
+        detail: {...}}: see docs/carriers.md. `bytes_in` came from the device; None where bytes are not counted."""
 
 
 PROCESSES: Final[dict[Scheme, tuple[str, str]]] = {

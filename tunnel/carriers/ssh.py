@@ -55,8 +55,8 @@ class SshCarrier:
             "state": self.state,
             "reason": self.reason or counts.reason,
             "connections": counts.connections,
-            "bytes_in": counts.bytes_in,
-            "bytes_out": counts.bytes_out,
+            "bytes_in": counts.bytes_in if counts.counted else None,
+            "bytes_out": counts.bytes_out if counts.counted else None,
             "refused": dict(counts.refused),
             "detail": {"backend": ssh.backend, "server": counts.server, "host_key": counts.host_key},
         }

@@ -18,6 +18,9 @@ class SshError(LinkError):
 class Counts:
     """What a backend counts, from several threads; `bytes_in` came from the device."""
 
+    counted: bool = True
+    """Whether the bytes pass where they can be counted: else nobody is told a number."""
+
     connections: int = 0
     bytes_in: int = 0
     bytes_out: int = 0

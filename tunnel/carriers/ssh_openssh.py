@@ -38,6 +38,10 @@ class OpensshBackend:
         self._ssh = ssh
         self._counts = counts
         counts.server = f"{ssh.host}:{ssh.port}"
+        counts.counted = False  # they pass through `ssh`, which tells at its end only, and with its own among them
+        self._user = ssh.user
+        self._hops = 0
+        """Jump hosts between here and the sshd that are still to be passed; `server` and `_user` are of the next."""
         self._process: asyncio.subprocess.Process | None = None
         self._lines: deque[str] = deque(maxlen=SSH_LINES)
         self._up = asyncio.Event()
@@ -59,6 +63,7 @@ class OpensshBackend:
         self._unlink()
         self._up.clear()
         self._lines.clear()
+        self._hops = 0
         self._process = await asyncio.create_subprocess_exec(
             program,
             *arguments(self._plan, self._ssh),
@@ -66,6 +71,7 @@ class OpensshBackend:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             env=self._environment(),
+            start_new_session=True,  # without a terminal nobody is asked: BatchMode does not reach jump hosts
             preexec_fn=_die_with(os.getpid()),
         )
         self._reader = asyncio.get_running_loop().create_task(self._read(self._process))
@@ -119,6 +125,8 @@ class OpensshBackend:
         if self._askpass is not None and self._ssh.passphrase is not None:
             environment |= {"SSH_ASKPASS": str(self._askpass), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": "none"}
             environment[_SECRET] = self._ssh.passphrase.reveal()
+        else:
+            environment["SSH_ASKPASS_REQUIRE"] = "never"
         return environment
 
     # --- what it says ------------------------------------------------------------------------------------------------
@@ -131,8 +139,15 @@ class OpensshBackend:
 
     def _heed(self, line: str) -> None:
         told = line.removeprefix("debug1: ")
-        if told.startswith("Server host key: "):
+        if match := _AT.match(told):  # as the configuration names it; a jump host tells it of itself, too
+            self._counts.server = f"{match[1] or match[3]}:{match[2] or match[4]}"
+            self._user = match[5] or self._user
+        elif told.startswith("Server host key: "):
             self._counts.host_key = told.split()[-1]
+        elif told.startswith("Setting implicit ProxyCommand from ProxyJump"):
+            self._hops += 1
+        elif told.startswith("channel_connect_stdio_fwd: "):
+            self._hops -= 1
         elif told.startswith("Authenticated to ") and self._plan.role == "dial":
             # the private socket is opened next; the connections that it takes are served from then on
             asyncio.get_running_loop().call_soon(self._look_for_socket)
@@ -143,8 +158,8 @@ class OpensshBackend:
             self._counts.reason = ""  # it is told when this one is refused too
         elif match := re.match(r"channel (\d+): free: (direct|forwarded)-", told):
             self._channels.discard(match[1])
-        elif match := re.match(r"channel \d+: open failed: (.*)", told):
-            self._counts.refuse(*_refusal(match[1], self._ssh))
+        elif self._up.is_set() and (match := re.match(r"channel \d+: open failed: (.*)", told)):
+            self._counts.refuse(*_refusal(match[1], self._counts.server, self._ssh.target))
         self._counts.connections = len(self._channels)
         self._lines.append(told)
 
@@ -165,11 +180,17 @@ class OpensshBackend:
             return held(where, ssh.target, remark.removeprefix("Remote: "))
         if "Permission denied" in said or "Too many authentication failures" in said:
             tried = [line.removeprefix("Offering public key: ") for line in lines if line.startswith("Offering ")]
-            left = await asyncio.to_thread(_locked, ssh)
+            left = await asyncio.to_thread(_locked, ssh) if not self._hops else []
             offered = f"offered: {', '.join(tried)}" if tried else "there was none to offer"
-            return "; ".join([f"{where} accepted no key of {ssh.user}", offered, *left])
-        if "Could not resolve hostname" in said:
-            return f"the name {ssh.host} is not known"
+            return "; ".join([f"{where} accepted no key of {self._user}", offered, *left])
+        if match := re.search(r"Could not resolve hostname ([^:\n]+)", said):
+            return f"the name {match[1]} is not known"
+        if "stdio forwarding failed" in said:
+            beyond = next(
+                (line.split()[-1] for line in lines if line.startswith("channel_connect_stdio_fwd")), ssh.host
+            )
+            why = next((line.rpartition("failed: ")[2] for line in lines if "open failed: " in line), "no reason")
+            return f"the jump host {where} could not connect to {beyond}: {why}"
         if "Connection refused" in said and "Authenticated to" not in said:
             return f"connection refused by {where}: no sshd listens there"
         if "Timeout, server" in said:
@@ -186,12 +207,14 @@ class OpensshBackend:
         """As the other backend tells it. `ssh` shows no key, only its fingerprint, so that it is fetched once more."""
         from tunnel.carriers.ssh_paramiko import complaint  # not needed while all is well, and takes a while to import
 
-        ssh, known = self._ssh, files_of(self._ssh.known_hosts)
+        ssh = self._ssh
+        host, _, port = self._counts.server.rpartition(":")
+        file = "the known_hosts that ssh's configuration has for it" if self._hops else files_of(ssh.known_hosts)[0]
         if "REVOKED HOST KEY" not in said:
             told = await asyncio.to_thread(complaint, ssh, self._plan.source)
             if told is not None and self._counts.host_key in told:
                 return told
-        name = host_name(ssh.host, ssh.port)
+        name = host_name(host, int(port))
         offending = re.search(r"Offending .* in (\S+)", said)
         what = (
             "is revoked"
@@ -202,11 +225,14 @@ class OpensshBackend:
         )
         return (
             f"the host key of {name} {what}: {self._counts.host_key}. Compare that with the machine's own, then add to "
-            f"{known[0]} what ssh-keyscan -p {ssh.port} {ssh.host} prints"
+            f"{file} what ssh-keyscan -p {port} {host} prints"
         )
 
 
-_NOISE: Final = re.compile(r"(channel|client_|Transferred|Bytes per second|Exit status|Connection to .* closed)")
+_AT: Final = re.compile(r"Connecting to (\S+) .*port (\d+)\.|Authenticating to (\S+):(\d+) as '(.*)'")
+_NOISE: Final = re.compile(
+    r"(channel|client_|Transferred|Bytes per second|Exit status|Connection (to .* closed|closed by UNKNOWN)|Killed)"
+)
 
 
 def arguments(plan: CarrierPlan, ssh: SshPlan) -> list[str]:
@@ -264,14 +290,13 @@ def _bracketed(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _refusal(told: str, ssh: SshPlan) -> tuple[str, str]:
-    at = f"{ssh.host}:{ssh.port}"
+def _refusal(told: str, at: str, target: str) -> tuple[str, str]:
     if "prohibited" in told:
         return (
             "forward",
-            f"the sshd {at} does not allow connections to {ssh.target}: see AllowTcpForwarding, permitopen",
+            f"the sshd {at} does not allow connections to {target}: see AllowTcpForwarding, permitopen",
         )
-    return "target", f"the sshd {at} could not connect to {ssh.target}: {told.removeprefix('connect failed: ')}"
+    return "target", f"the sshd {at} could not connect to {target}: {told.removeprefix('connect failed: ')}"
 
 
 def _locked(ssh: SshPlan) -> list[str]:
@@ -284,12 +309,14 @@ def _locked(ssh: SshPlan) -> list[str]:
 def _askpass(folder: Path) -> Path:
     """A program that prints the pass phrase, which `ssh` takes from nowhere else; the secret is not in it.
 
+    To that question only: a jump host, which our options do not reach, may have `ssh` ask for a password, too.
+
     In the private runtime folder, unless nothing may be run from there (Debian mounts /run so).
     """
     if os.statvfs(folder).f_flag & os.ST_NOEXEC:
         folder = Path(tempfile.gettempdir())
     path = Path(tempfile.mkdtemp(prefix="askpass-", dir=folder)) / "askpass"
-    path.write_text(f"#!/bin/sh\nprintf '%s\\n' \"${_SECRET}\"\n")
+    path.write_text(f"#!/bin/sh\ncase $1 in *passphrase*) printf '%s\\n' \"${_SECRET}\" ;; *) exit 1 ;; esac\n")
     path.chmod(stat.S_IRWXU)
     return path
 

@@ -54,7 +54,7 @@ def render_status(status: dict[str, Any], rates: dict[str, dict[str, float]] | N
     if status["ports"]:
         parts += [Text(), _rows(("LINK PORT", "STATE", "CONNECTIONS", "REFUSED"), map(_port, status["ports"]))]
     if status["carriers"]:
-        carried = ("CARRIER", "STATE", "ADDRESS", "CONNECTIONS", "HOW", "REFUSED")
+        carried = ("CARRIER", "STATE", "ADDRESS", "CONNECTIONS", "IN", "OUT", "HOW", "REFUSED")
         parts += [Text(), _rows(carried, map(_carrier, status["carriers"]))]
     if status["routes"]:
         head = ("ROUTE", "PATTERN", "END", "STATE", "IN", "OUT", "UNACKED", "DROPPED")
@@ -120,7 +120,9 @@ def _port(port: dict[str, Any]) -> tuple[object, ...]:
 def _carrier(carrier: dict[str, Any]) -> tuple[object, ...]:
     refused = ", ".join(f"{reason} {count}" for reason, count in carrier["refused"].items() if count)
     how = ", ".join(str(word) for word in carrier["detail"].values() if word)
-    return (carrier["name"], carrier["state"], carrier["address"], carrier["connections"], how or "-", refused or "-")
+    known = (carrier["name"], carrier["state"], carrier["address"], carrier["connections"])
+    moved = ("not counted" if size is None else amount(size) for size in (carrier["bytes_in"], carrier["bytes_out"]))
+    return (*known, *moved, how or "-", refused or "-")
 
 
 def _route(name: str, route: dict[str, Any], rates: dict[str, dict[str, float]] | None) -> tuple[object, ...]:
