@@ -180,8 +180,8 @@ class Nginx(Server):
         )
         config = self.folder / "nginx.conf"
         config.write_text(
-            f"""{"user root;" if os.geteuid() == 0 else ""} daemon off; pid {self.folder}/nginx.pid; error_log stderr;
-            worker_processes 1; events {{ worker_connections 512; }}
+            f"""{"user root;" if os.geteuid() == 0 else ""} daemon off; pid {self.folder}/nginx.pid;
+            error_log stderr warn; worker_processes 1; events {{ worker_connections 512; }}
             http {{ access_log off; {temporary}
               server {{ listen 127.0.0.1:{self.port}{" ssl" if self.tls else ""}; {secure}
                 location / {{ {location} }} }} }}"""

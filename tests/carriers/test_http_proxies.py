@@ -106,14 +106,39 @@ def test_long_poll_survives_the_proxy_s_restart(over: Callable[[Body], None], tm
     over(body)
 
 
+@pytest.mark.parametrize("upgrade", [False, True])
+def test_a_proxy_that_buffers_all_it_can(over: Callable[[Body], None], tmp_path: Path, upgrade: bool) -> None:
+    """Whole requests before the first byte of them goes on, on disk where they are large; answers as it likes."""
+
+    async def body(rig: HttpRig) -> None:
+        port = await rig.listen()
+        switched = 'proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";' if upgrade else ""
+        location = (
+            f"proxy_pass http://127.0.0.1:{port}; proxy_http_version 1.1; {switched} proxy_buffering on; "
+            "proxy_buffer_size 4k; proxy_buffers 2 4k; proxy_busy_buffers_size 4k; "
+            "proxy_request_buffering on; client_body_buffer_size 4k;"
+        )
+        with Nginx(tmp_path / "nginx", port, location=location) as nginx:
+            await rig.dial(f"http://127.0.0.1:{nginx.port}/link")
+            await exchange(rig)
+            assert rig.dialler.status()["detail"]["mode"] == ("websocket" if upgrade else "long-poll")
+            buffered = "a client request body is buffered to a temporary file" in nginx.tail()
+            assert buffered != upgrade
+
+    over(body)
+
+
+@pytest.mark.parametrize("kind", [Nginx, Haproxy])
 @pytest.mark.parametrize("form", ["websocket", "long-poll"])
-def test_a_proxy_that_cuts_silent_connections(over: Callable[[Body], None], tmp_path: Path, form: str) -> None:
+def test_a_proxy_that_cuts_silent_connections(
+    over: Callable[[Body], None], tmp_path: Path, form: str, kind: type[Nginx] | type[Haproxy]
+) -> None:
     """What speaks more often than it cuts goes on; the link does (PING_IDLE_S), and so does this."""
 
     async def body(rig: HttpRig) -> None:
         port = await rig.listen()
-        with Haproxy(tmp_path / "haproxy", port, cut_s=1) as haproxy:
-            await rig.dial(f"http://127.0.0.1:{haproxy.port}/link")
+        with kind(tmp_path / "proxy", port, cut_s=1) as proxy:
+            await rig.dial(f"http://127.0.0.1:{proxy.port}/link")
             rig.dialler._role._no_websocket = "says the test" if form == "long-poll" else ""  # type: ignore[union-attr]
             rig.device.spy.echo = False
             dialled, spy, *_ = await rig.device.pair()
