@@ -140,7 +140,7 @@ class Sshd(Server):
 
     def stop(self) -> None:
         """Its sessions too: sshd gives each a process group of its own."""
-        sessions = [] if self.process is None else _descendants(self.process.pid)
+        sessions = [] if self.process is None else descendants(self.process.pid)
         super().stop()
         for pid in sessions:
             with contextlib.suppress(ProcessLookupError):
@@ -148,7 +148,7 @@ class Sshd(Server):
 
     def sessions(self) -> list[int]:
         """Processes that serve clients."""
-        return [] if self.process is None else _descendants(self.process.pid)
+        return [] if self.process is None else descendants(self.process.pid)
 
 
 class Nginx(Server):
@@ -282,11 +282,11 @@ def fingerprint(path: Path) -> str:
     return told.stdout.split()[1]
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """Processes that stem from this one (Linux)."""
     found: list[int] = []
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
             for child in map(int, children.read_text().split()):
-                found += [child, *_descendants(child)]
+                found += [child, *descendants(child)]
     return found
