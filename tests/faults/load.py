@@ -1,18 +1,28 @@
 """All four patterns at once through a rig, and the exact account of what became of every message.
 
 Services and publishers stand inside (plant), clients and subscribers in the DMZ, as in the guide; tasks go outwards.
+A conversation adds a stream to the load: one connection on which both ends count.
 """
 
 from __future__ import annotations
 
+import random
+import socket
+import threading
+import time
+from array import array
 from collections.abc import Callable
 
 from tests.apps import App, settled
 from tests.faults.rig import Rig
 from tests.journal import Requests, Verdict, compare, compare_requests
+from tests.streams import Service, connected
 from tests.waiting import until
 
 ROUTES = ("orders", "ticks", "weights", "chat")
+NUMBER_BYTES = 8
+SAY_EVERY_S = 0.01
+"""Pause of a talker between two sends; 1.3 MB/s each way in the mean."""
 
 
 def four_routes(rig: Rig, delivery: str = "confirmed") -> str:
@@ -44,11 +54,121 @@ chat:
 """
 
 
+class Talker:
+    """One end of a connection: says 0, 1, 2 and so on, eight bytes each, and checks that it hears the same.
+
+    `wrong` is the first that was not the next: bytes lost, repeated and out of order all show there.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.said = self.heard = 0
+        self.wrong = self.broken = ""
+        self.ended = False
+        """The other end has said all."""
+        self._socket = connection
+        self._socket.settimeout(120)
+        self._silent = threading.Event()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._say, self._hear)]
+        for thread in self._threads:
+            thread.start()
+
+    def __repr__(self) -> str:
+        return f"<Talker said={self.said} heard={self.heard} {self.wrong or self.broken or 'clean'}>"
+
+    def hush(self) -> None:
+        """Says no more; still hears."""
+        self._silent.set()
+
+    def join(self, deadline: float | None = None) -> None:
+        """Until all is said and heard, or until this monotonic time."""
+        for thread in self._threads:
+            thread.join(None if deadline is None else max(0, deadline - time.monotonic()))
+
+    def _say(self) -> None:
+        sizes = random.Random(1)
+        try:
+            while not self._silent.wait(SAY_EVERY_S):
+                new = range(self.said, self.said + sizes.choice((1, 12, 600, 6_000)))
+                self._socket.sendall(array("Q", new).tobytes())
+                self.said = new.stop
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self.broken = f"saying: {error}"
+
+    def _hear(self) -> None:
+        rest = b""
+        try:
+            while data := self._socket.recv(1 << 16):
+                data = rest + data
+                whole = len(data) - len(data) % NUMBER_BYTES
+                rest = data[whole:]
+                self._check(array("Q", data[:whole]))
+            self.ended = not rest
+        except OSError as error:
+            self.broken = f"hearing: {error}"
+
+    def _check(self, numbers: array[int]) -> None:
+        expected = range(self.heard, self.heard + len(numbers))
+        self.heard = expected.stop
+        if not self.wrong and numbers != array("Q", expected):
+            number, due = next((one, due) for one, due in zip(numbers, expected, strict=True) if one != due)
+            self.wrong = f"{number} came where {due} was due"
+
+
+class Conversation:
+    """A stream route, and one connection through it whose two ends talk to each other."""
+
+    def __init__(self, entry: str) -> None:
+        self.entry = entry
+        self.ends: list[Talker] = []
+        self._service = Service(self._serve)
+        self.target = self._service.address
+
+    def route(self) -> str:
+        """The table's route: `to` is the end that is served."""
+        return f"{{pattern: stream, from: dmz bind {self.entry}, to: 'plant connect {self.target}'}}"
+
+    def go(self) -> None:
+        self.ends.append(Talker(connected(self.entry)))
+        until(lambda: len(self.ends) == 2, 20, "the connection reached the service")
+
+    def finish(self, within_s: float) -> None:
+        """Both say no more and hear the rest."""
+        deadline = time.monotonic() + within_s
+        for end in self.ends:
+            end.hush()
+        for end in self.ends:
+            end.join(deadline)
+
+    @property
+    def faults(self) -> str:
+        """Nothing, when it is the same connection still and each end heard exactly what the other said."""
+        near, far = self.ends[:2]
+        whole = (near.said, far.said) == (far.heard, near.heard) and near.ended and far.ended
+        clean = not any(end.wrong or end.broken for end in self.ends)
+        return "" if whole and clean and self._service.accepted == 1 else f"{self.ends}"
+
+    def close(self) -> None:
+        self._service.close()
+
+    def _serve(self, connection: socket.socket) -> None:
+        end = Talker(connection)
+        self.ends.append(end)
+        end.join()
+
+
 class Load:
     """Applications on all four routes. `dmz` and `plant` are those that talk to that half."""
 
-    def __init__(self, rig: Rig, rate: float = 700, monitor: bool = False, timeout_s: float = 120) -> None:
-        apps, self.rig = rig.apps, rig
+    def __init__(
+        self,
+        rig: Rig,
+        rate: float = 700,
+        monitor: bool = False,
+        timeout_s: float = 120,
+        talk: Conversation | None = None,
+    ) -> None:
+        apps, self.rig, self.talk = rig.apps, rig, talk
         more = {"monitor": monitor}
         self.service = apps.start("rep", f"bind {rig.ipc('service')}", **more)
         self.feed = apps.start(
@@ -75,6 +195,8 @@ class Load:
         until(lambda: set(self.subscriber.journal.of("H")) == {"a", "b"}, 20, "the publisher's greetings crossed")
         for app in self.senders:
             app.go()
+        if self.talk is not None:
+            self.talk.go()
         self.flows(20)
 
     def flows(self, within_s: float, more: int = 20) -> None:
@@ -87,7 +209,9 @@ class Load:
         )
 
     def counts(self) -> dict[str, Callable[[], int]]:
+        ends = self.talk.ends if self.talk is not None else []
         return {
+            **{f"stream {at}": lambda end=end: end.heard for at, end in enumerate(ends)},  # type: ignore[misc]
             "req": self.clients.received,
             "dealer": self.crowd.received,
             "ticks": self.subscriber.received,
@@ -104,6 +228,20 @@ class Load:
         for app in self.senders:
             app.stop()
         settled(lambda: (self.state(), [app.sent() for app in self.senders]), quiet_s, within_s)
+
+    def arrive(self, within_s: float = 40) -> None:
+        """Stops the senders and waits until all that was sent has arrived; judged is what comes a moment later."""
+        for app in self.senders:
+            app.stop()
+        if self.talk is not None:
+            self.talk.finish(within_s)
+        until(
+            lambda: not any(verdict.faults[0] for verdict in self.account().values()),
+            within_s,
+            lambda: f"everything arrived: {[str(verdict) for verdict in self.account().values()]}",
+            every_s=0.1,
+        )
+        settled(self.state, 0.3, within_s)
 
     def requests(self, client: App) -> Requests:
         return compare_requests(client.journal, self.service.journal)
@@ -123,7 +261,8 @@ class Load:
 
     def assert_clean(self) -> None:
         """0 lost, 0 repeated, 0 reordered, on every route, and enough messages to mean something."""
-        account = self.account()
-        wrong = {name: str(verdict) for name, verdict in account.items() if not verdict.clean}
+        wrong = {name: str(verdict) for name, verdict in self.account().items() if not verdict.clean}
+        if self.talk is not None and self.talk.faults:
+            wrong["stream"] = self.talk.faults
         assert not wrong, "\n".join(f"{name}: {told}" for name, told in wrong.items())
         assert all(count >= 30 for count in self.state().values()), self.state()

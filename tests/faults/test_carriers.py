@@ -1,236 +1,313 @@
-"""Links inside SSH and HTTP, cut under load on all four patterns: nothing is lost, repeated or out of order.
+"""A whole tunnel over every way that a link can travel, one body over all of them: two real halves, real applications.
 
-Each carrier runs as its own process, as supervision would run it; a killed one is started again, as the keeper does.
-Five cuts each here, twenty with FAULTS=full.
+Each way is set up once, and every test of it goes through the same two halves. All four patterns and a stream: messages
+of every shape, large ones, a consumer that stands still, cuts under load, credentials that will not do. Three cuts each
+here, twenty with FAULTS=full.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import itertools
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+import random
+import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
-import trustme
-import yaml
+import zmq
 
-from tests.faults.load import Load, four_routes
-from tests.faults.rig import FULL, QUICK, Rig
-from tests.servers import Haproxy, Nginx, Server, Squid, Sshd
-from tests.tunnel_pair import ROOT
-from tests.waiting import elapse, free_port, until
-from tunnel.config import read_plan
+from tests.apps import settled
+from tests.faults.load import Conversation, Load, four_routes
+from tests.faults.rig import FULL, QUICK
+from tests.faults.ways import WAYS
+from tests.interop.test_ways import SHAPES
+from tests.streams import Service, connected, echo, exactly, to_the_end
+from tests.waiting import elapse, until
 from tunnel.control import ask
-from tunnel.errors import NotRunningError
+from tunnel.keys import write_pair
+from tunnel.limits import MIB
 
-CUTS = 20 if FULL else 5
-BACK_WITHIN_S = 30
-Links = Callable[["CarrierRig"], list[dict[str, Any]]]
+CUTS = 20 if FULL else 3
+PATTERNS = ("orders", "ticks", "weights", "chat")
+Socket = zmq.Socket[bytes]
 
 
-class CarrierRig(Rig):
-    """A rig whose link is carried: the relay stands before the server that the carriers meet at."""
+def test_every_way_is_tried() -> None:
+    assert list(WAYS) == [
+        "memory",
+        "tcp",
+        "ipc",
+        "ssh",
+        "openssh",
+        "reverse ssh",
+        "reverse openssh",
+        "http",
+        "https behind nginx",
+        "http behind haproxy",
+        "https through squid",
+        "long-poll",
+    ]
 
-    def __init__(self, folder: Path, links: Links) -> None:
-        super().__init__(folder)
-        self.server: Server | None = None
-        self.carriers: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
-        self._links = links(self)
 
-    def write_routes(self, routes: str) -> None:
-        self.write(yaml.safe_load(routes), links=self._links)
+class Whole:
+    """A way that is up, and the streams through it: `echo` answers what it hears, `talk` is the load's."""
 
-    def start(self, **how: Any) -> None:  # type: ignore[override]
-        for side in self.halves:
-            with mock.patch.dict(os.environ, self.environment):
-                names = [carrier.name for carrier in read_plan(self.table, side).carriers]
-            for name in names:
-                self.start_carrier(side, name)
-        assert self.carriers
-        super().start(**how)
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.way = name, WAYS[name](folder)
+        way = self.way
+        self.echo = Service(echo)
+        self.entry = way.tcp()
+        self.talk = Conversation(way.tcp())
+        way.write_routes(
+            four_routes(way)
+            + f"slow: {{pattern: pipeline, window: 1MiB, from: {{side: plant, bind: '{way.ipc('slow-in')}', hwm: 16}}, "
+            f"to: {{side: dmz, bind: '{way.ipc('slow-out')}', hwm: 16}}}}\n"
+            + f"bytes: {{pattern: stream, from: dmz bind {self.entry}, to: 'plant connect {self.echo.address}'}}\n"
+            + f"talk: {self.talk.route()}\n"
+        )
 
-    def start_carrier(self, side: str, name: str) -> None:
-        command = [sys.executable, "-m", "tunnel.carriers.process", str(self.table), "--as", side, "--carrier", name]
-        with (self.folder / f"{side}-{name}.log").open("ab") as log:
-            self.carriers[side, name] = subprocess.Popen(
-                command, cwd=ROOT, env=self.environment, stdout=log, stderr=log
-            )
+    def ends(self, route: str) -> tuple[Socket, Socket]:
+        """(who sends, who receives) on a route, connected."""
+        way = self.way
+        sender, receiver = {
+            "orders": ((zmq.REQ, "connect", "orders"), (zmq.REP, "bind", "service")),
+            "ticks": ((zmq.PUB, "bind", "feed"), (zmq.SUB, "connect", "ticks")),
+            "weights": ((zmq.PUSH, "connect", "weights"), (zmq.PULL, "connect", "workers")),
+            "slow": ((zmq.PUSH, "connect", "slow-in"), (zmq.PULL, "connect", "slow-out")),
+            "chat": ((zmq.PAIR, "connect", "chat-dmz"), (zmq.PAIR, "connect", "chat-plant")),
+        }[route]
+        options: dict[int, Any] = {zmq.SUBSCRIBE: b""} if route == "ticks" else {zmq.RCVHWM: 1}
+        far = way.app(receiver[0], receiver[1], way.ipc(receiver[2]), options)
+        near = way.app(sender[0], sender[1], way.ipc(sender[2]), {zmq.SNDHWM: 0 if route == "ticks" else 1})
+        for side in way.sides:
+            way.peers(side, route, 1)
+        if route == "ticks":
+            greet(near, far)
+        return near, far
 
-    def kill_carriers(self) -> None:
-        """Every one of them, with SIGKILL; and started again."""
-        for (side, name), process in list(self.carriers.items()):
-            process.kill()
-            process.wait()
-            self.start_carrier(side, name)
-
-    def carrier_status(self, side: str, name: str) -> dict[str, Any]:
-        return ask(self.runtime / f"{self.name}.{side}" / f"{name}.sock", "status", timeout_s=5)
-
-    def told(self) -> str:
-        logs = [f"{path.name}:\n{path.read_text()[-1500:]}" for path in self.folder.glob("*-*.log")]
-        return "\n".join([super().told(), *logs, self.server.tail() if self.server else ""])
+    def hang_up(self, route: str, *sockets: Socket) -> None:
+        for each in sockets:
+            each.close()
+        for side in self.way.sides:
+            self.way.peers(side, route, 0)
 
     def close(self) -> None:
-        for process in self.carriers.values():
-            process.kill()
-            process.wait()
-        if self.server is not None:
-            self.server.stop()
-        super().close()
+        self.echo.close()
+        self.talk.close()
+        self.way.close()
 
 
-def started_sshd(rig: CarrierRig) -> tuple[Sshd, dict[str, Any]]:
-    """A sshd behind the relay, and the keys of a link through it."""
-    sshd = Sshd(rig.folder / "sshd")
-    sshd.start()
-    rig.server = sshd
-    rig.relay.target("127.0.0.1", sshd.port)
-    port = rig.relay.address.rpartition(":")[2]
-    known = sshd.known_hosts.read_text().replace(f":{sshd.port} ", f":{port} ")
-    sshd.known_hosts.write_text(known)
-    keys = {"identity": str(sshd.identity), "known_hosts": str(sshd.known_hosts), "agent": False}
-    return sshd, {"at": f"ssh://{sshd.user}@127.0.0.1:{port}", "ssh": keys}
+def greet(publisher: Socket, subscriber: Socket) -> None:
+    """Until the subscription has crossed: a PUB drops silently before."""
+    while not subscriber.poll(20):
+        publisher.send(b"ready?")
+    publisher.send(b"go")
+    while subscriber.recv() != b"go":
+        pass
 
 
-def over_ssh(backend: str) -> Links:
-    def links(rig: CarrierRig) -> list[dict[str, Any]]:
-        _, way = started_sshd(rig)
-        dial = {
-            "side": "plant",
-            "address": f"{way['at']}/127.0.0.1:{rig.link_port}",
-            "ssh": {**way["ssh"], "backend": backend},
-        }
-        return [{"listen": f"dmz tcp://127.0.0.1:{rig.link_port}", "dial": dial}]
-
-    return links
-
-
-def reverse_over_ssh(rig: CarrierRig) -> list[dict[str, Any]]:
-    """The dmz half listens at the sshd; the plant half dials the port that the sshd opened."""
-    _, way = started_sshd(rig)
-    listen = {"side": "dmz", "address": f"{way['at']}/{rig.link_port}", "ssh": way["ssh"]}
-    return [{"listen": listen, "dial": f"plant tcp://127.0.0.1:{rig.link_port}"}]
-
-
-def over_http(rig: CarrierRig) -> list[dict[str, Any]]:
-    port = free_port()
-    rig.relay.target("127.0.0.1", port)
-    dialled = rig.relay.address.replace("tcp://", "http://")
-    return [{"listen": f"dmz http://127.0.0.1:{port}/link", "dial": f"plant {dialled}/link"}]
-
-
-def listening_http(rig: CarrierRig) -> tuple[int, str]:
-    """The dmz half's HTTP port, behind some server; and its `listen`."""
-    port = free_port()
-    return port, f"dmz http://127.0.0.1:{port}/link"
-
-
-def over_https(rig: CarrierRig) -> list[dict[str, Any]]:
-    """nginx ends the TLS; its own certificate's authority is trusted alone."""
-    port, listen = listening_http(rig)
-    authority = trustme.CA()
-    made = authority.issue_cert("localhost")
-    ca, cert, key = (rig.folder / name for name in ("ca.pem", "cert.pem", "key.pem"))
-    authority.cert_pem.write_to_path(ca)
-    made.private_key_pem.write_to_path(key)
-    for pem in made.cert_chain_pems:
-        pem.write_to_path(cert, append=True)
-    rig.server = Nginx(rig.folder / "nginx", port, tls=(cert, key))
-    rig.server.start()
-    rig.relay.target("127.0.0.1", rig.server.port)
-    dialled = rig.relay.address.replace("tcp://127.0.0.1", "https://localhost")
-    return [{"listen": listen, "dial": {"side": "plant", "address": f"{dialled}/link", "tls": {"ca": str(ca)}}}]
-
-
-def behind_haproxy(rig: CarrierRig) -> list[dict[str, Any]]:
-    port, listen = listening_http(rig)
-    rig.server = Haproxy(rig.folder / "haproxy", port)
-    rig.server.start()
-    rig.relay.target("127.0.0.1", rig.server.port)
-    dialled = rig.relay.address.replace("tcp://", "http://")
-    return [{"listen": listen, "dial": f"plant {dialled}/link"}]
-
-
-def through_squid(rig: CarrierRig) -> list[dict[str, Any]]:
-    """The relay stands before the proxy."""
-    port, listen = listening_http(rig)
-    rig.server = Squid(rig.folder / "squid")
-    rig.server.start()
-    rig.relay.target("127.0.0.1", rig.server.port)
-    proxy = {"url": rig.relay.address.replace("tcp://", "http://")}
-    return [{"listen": listen, "dial": {"side": "plant", "address": f"http://127.0.0.1:{port}/link", "proxy": proxy}}]
-
-
-def by_long_poll(rig: CarrierRig) -> list[dict[str, Any]]:
-    """An nginx that lets no WebSocket through."""
-    port, listen = listening_http(rig)
-    rig.server = Nginx(rig.folder / "nginx", port, upgrade=False)
-    rig.server.start()
-    rig.relay.target("127.0.0.1", rig.server.port)
-    dialled = rig.relay.address.replace("tcp://", "http://")
-    return [{"listen": listen, "dial": f"plant {dialled}/link"}]
-
-
-KINDS: dict[str, Links] = {
-    "ssh": over_ssh("paramiko"),
-    "openssh": over_ssh("openssh"),
-    "reverse ssh": reverse_over_ssh,
-    "http": over_http,
-    "https behind nginx": over_https,
-    "http behind haproxy": behind_haproxy,
-    "http through squid": through_squid,
-    "long-poll": by_long_poll,
-}
-
-
-@pytest.fixture(params=list(KINDS))
-def carried(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[CarrierRig]:
-    rig = CarrierRig(tmp_path, KINDS[request.param])
-    yield rig
-    rig.close()
-
-
-def connection_reset(rig: CarrierRig) -> None:
-    rig.relay.cut("rst")
-
-
-def processes_killed(rig: CarrierRig) -> None:
-    rig.kill_carriers()
-
-
-def server_restarted(rig: CarrierRig) -> None:
-    assert rig.server is not None
-    rig.server.restart()
-
-
-def resumes(rig: Rig) -> int:
+@pytest.fixture(scope="module", params=list(WAYS))
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+    made = Whole(request.param, tmp_path_factory.mktemp("way"))
     try:
-        return int(rig.plant.link()["resumes"])
-    except NotRunningError:
-        return -1
+        made.way.start(limits=QUICK)
+        yield made
+    finally:
+        made.close()
 
 
-@pytest.mark.timeout(600)
-def test_cuts_lose_repeat_and_reorder_nothing(carried: CarrierRig) -> None:
-    carried.write_routes(four_routes(carried))
-    carried.start(limits=QUICK)
-    load = Load(carried, rate=400)
+CARRIED_BY: dict[str, tuple[str, str]] = {
+    "ssh": ("plant", "paramiko"),
+    "openssh": ("plant", "openssh"),
+    "reverse ssh": ("dmz", "paramiko"),
+    "reverse openssh": ("dmz", "openssh"),
+    "http": ("plant", "websocket"),
+    "https behind nginx": ("plant", "websocket"),
+    "http behind haproxy": ("plant", "websocket"),
+    "https through squid": ("plant", "websocket"),
+    "long-poll": ("plant", "long-poll"),
+}
+"""Whose carrier says what it is, and what that is."""
+
+
+def test_the_way_is_the_one_that_is_meant(whole: Whole) -> None:
+    assert bool(whole.way.carriers) == (whole.name in CARRIED_BY)
+    if whole.way.carriers:
+        side, kind = CARRIED_BY[whole.name]
+        detail = whole.way.carrier_status(side)["detail"]
+        assert kind in (detail.get("backend"), detail.get("mode")), detail
+
+
+@pytest.mark.parametrize("route", PATTERNS)
+def test_every_shape_crosses(whole: Whole, route: str) -> None:
+    """Requests and the first talk of a pair go from the dmz to the plant half, the others outwards; answers go back."""
+    near, far = whole.ends(route)
+    for what, frames in SHAPES.items():
+        near.send_multipart(frames)
+        assert far.recv_multipart() == frames, what
+        if route in ("orders", "chat"):
+            far.send_multipart(frames[::-1])
+            assert near.recv_multipart() == frames[::-1], what
+    if route != "orders":
+        sender = threading.Thread(target=lambda: [near.send(b"%d" % number) for number in range(500)])
+        sender.start()
+        assert [int(far.recv()) for _ in range(500)] == list(range(500))
+        sender.join()
+    whole.hang_up(route, near, far)
+    assert whole.way.both_dropped(route).total() == 0
+
+
+def test_ten_mebibytes_go_both_ways_in_a_stream(whole: Whole) -> None:
+    data = os.urandom(10 * MIB)
+    with connected(whole.entry) as client:
+        sender = threading.Thread(target=send_all_and_end, args=(client, data))
+        sender.start()
+        assert to_the_end(client) == data
+        sender.join()
+
+
+def send_all_and_end(client: socket.socket, data: bytes) -> None:
+    client.sendall(data)
+    client.shutdown(socket.SHUT_WR)
+
+
+def test_a_consumer_that_stands_still_holds_up_nobody_else(whole: Whole) -> None:
+    """A PULL and a stream's client read nothing; then both find everything there, in order."""
+    producer, consumer = whole.ends("slow")
+    client, service = whole.ends("orders")
+    produced: list[int] = []
+    writer = threading.Thread(target=produce, args=(producer, produced))
+    writer.start()
+    with connected(whole.entry) as slow, connected(whole.entry) as quick:
+        sent, size = write_until_it_stands(slow, produced)
+        assert len(produced) < MANY
+        for number in range(20):
+            client.send(b"%d" % number)
+            service.send(service.recv())
+            assert client.recv() == b"%d" % number
+            quick.sendall(b"q" * 10_000)
+            assert exactly(quick, 10_000) == b"q" * 10_000
+        slow.settimeout(20)
+        slow.shutdown(socket.SHUT_WR)
+        came = to_the_end(slow)
+        assert (len(came), hashlib.sha256(came).digest()) == (size, sent)
+    assert [int(consumer.recv_multipart()[0]) for _ in range(MANY)] == list(range(MANY))
+    writer.join()
+    whole.hang_up("slow", producer, consumer)
+    whole.hang_up("orders", client, service)
+
+
+MANY = 150
+"""Messages of 50 KB: more than what the halves and the applications hold of `slow`."""
+
+
+def produce(producer: Socket, produced: list[int]) -> None:
+    for number in range(MANY):
+        producer.send_multipart([b"%d" % number, bytes(50_000)])
+        produced.append(number)
+
+
+def write_until_it_stands(client: socket.socket, produced: list[int]) -> tuple[bytes, int]:
+    """Until neither this client nor the producer can go on: (digest, size) of what the client has sent."""
+    digest, size, chance = hashlib.sha256(), 0, random.Random(1)
+
+    def go_on() -> int:
+        nonlocal size
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data = chance.randbytes(100_000)
+                taken = client.send(data)
+                digest.update(data[:taken])
+                size += taken
+        return size
+
+    client.setblocking(False)
+    settled(lambda: (len(produced), go_on()), 0.3, 30)
+    return digest.digest(), size
+
+
+@pytest.mark.timeout(900)
+def test_cuts_lose_repeat_and_reorder_nothing(whole: Whole) -> None:
+    """Connections reset, carriers killed, servers restarted, in turn, under load."""
+    way = whole.way
+    load = Load(way, rate=400, talk=whole.talk)
     load.go()
-    ways = [connection_reset, processes_killed, *([server_restarted] if carried.server else [])]
-    for cut, _ in zip(itertools.cycle(ways), range(CUTS), strict=False):
-        before = resumes(carried)
-        cut(carried)
-        if cut is processes_killed:  # the other cuts a long-poll outlives: it asks again, and the link sees nothing
-            until(lambda: resumes(carried) > before, BACK_WITHIN_S, carried.told)  # noqa: B023
-        load.flows(BACK_WITHIN_S)
-        elapse(0.2)
-    assert resumes(carried) >= CUTS // len(ways)
-    load.flows(20)
-    load.finish()
+    first, cuts = way.resumes(), way.cuts()
+    for cut in itertools.islice(itertools.cycle(cuts), CUTS):
+        before = way.resumes()
+        cut()
+        if way.cut_by(cut):
+            way.carried_again(before)
+        load.flows(30)
+    assert way.resumes() - first >= CUTS // len(cuts)
+    load.arrive()
     load.assert_clean()
-    assert carried.both_dropped().total() == 0, carried.both_dropped()
+    assert way.both_dropped().total() == 0, way.both_dropped()
+    assert [half.route("talk")["ended"] for half in way.halves.values()] == [{}, {}]
+    way.apps.close()
+    for route in PATTERNS:
+        for side in way.sides:
+            way.peers(side, route, 0)
+
+
+def test_without_replay_the_stream_shows_it(tmp_path: Path) -> None:
+    """The control: what a cut takes along is missing in the conversation, and the messages miss it too."""
+    whole = Whole("http", tmp_path)
+    try:
+        whole.way.start(limits=QUICK, without=["replay"])
+        load = Load(whole.way, rate=400, talk=whole.talk)
+        load.go()
+        for _ in range(2):
+            before = whole.way.resumes()
+            whole.way.relay.swallow()
+            elapse(0.15)
+            whole.way.reset()
+            whole.way.relay.heal()
+            whole.way.carried_again(before)
+        whole.talk.finish(1)
+        assert whole.talk.faults, "the control shows nothing"
+        load.finish(quiet_s=0.5)
+        assert any(verdict.lost for verdict in load.messages().values())
+    finally:
+        whole.close()
+
+
+def test_wrong_keys_bring_no_link_up_and_the_right_ones_do(whole: Whole) -> None:
+    """The plant half comes with a key that the dmz's table does not know, then expects another one of the dmz half."""
+    way = whole.way
+    producer, consumer = whole.ends("weights")
+    write_pair(way.folder / "keys", "other")
+    for wrong, reason in (("plant", "refused by the listener"), ("dmz", "it does not hold the key")):
+        way.rewrite(keys={wrong: "other"})
+        ask(way.plant.control, "reload", timeout_s=10)
+        producer.send(b"while refused")
+        until(lambda: reason in way.plant.link()["reason"], 20, way.told)  # noqa: B023
+        until(lambda: all(half.link_is("down") for half in way.halves.values()), 20, way.told)
+        assert not consumer.poll(0)
+    (port,) = way.dmz.status()["ports"]
+    assert port["refused"]["key"] >= 1
+    way.rewrite()
+    ask(way.plant.control, "reload", timeout_s=10)
+    way.link_up(20)
+    assert [consumer.recv() for _ in range(2)] == [b"while refused"] * 2
+    whole.hang_up("weights", producer, consumer)
+
+
+def test_wrong_credentials_of_the_carrier_bring_no_link_up_and_say_why(whole: Whole) -> None:
+    """ssh: a key that the account does not know, and a host key that nobody vouches for; https: an unknown CA."""
+    way = whole.way
+    secured = {"ssh": 2, "openssh": 2, "https": 1}
+    assert len(way.link.wrong) == sum(secured.get(word, 0) for word in whole.name.split())
+    for wrong in way.link.wrong:
+        way.rewrite(wrong.link)
+        way.restart_carriers([wrong.side])
+        until(lambda: wrong.reason in way.carrier_status(wrong.side).get("reason", ""), 20, way.told)  # noqa: B023
+        until(lambda: all(half.link_is("down") for half in way.halves.values()), 20, way.told)
+    way.rewrite()
+    way.restart_carriers({wrong.side for wrong in way.link.wrong})
+    way.link_up(20)
