@@ -99,7 +99,7 @@ STREAM_NAME_S: Final = 10.0
 STREAM_TEXT_BYTES: Final = 400
 """The reason of a reset, in UTF-8."""
 STREAM_SWEEP_S: Final = 1.0
-"""How often idle connections are looked for."""
+"""How often idle connections are looked for, and clients that left while they waited for a link."""
 
 # --- links inside SSH ------------------------------------------------------------------------------------------------
 SSH_CONNECT_S: Final = 10.0

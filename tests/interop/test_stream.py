@@ -235,6 +235,21 @@ def test_without_a_link_a_client_waits_then_is_turned_away(tunnel: Tunnel, servi
     assert tunnel.route("dmz", "s")["refused"] == {"link_down": 1}
 
 
+def test_without_a_link_who_leaves_gives_up_its_place(tunnel: Tunnel, service: Callable[..., Service]) -> None:
+    """Who has said all that it will say, and waits for the answer, has not left: it has it when the link is back."""
+    entry = started(tunnel, service(count_and_answer).address, connect="40s")
+    tunnel.devices["plant"].kill()
+    tunnel.until_route("dmz", "s", lambda r: r["state"] == "waiting")
+    with connected(entry) as waits:
+        waits.sendall(b"a question")
+        waits.shutdown(socket.SHUT_WR)
+        with connected(entry):
+            tunnel.until_route("dmz", "s", lambda r: r["connections"] == 2)
+        tunnel.until_route("dmz", "s", lambda r: (r["connections"], r["refused"]) == (1, {"hung_up": 1}))
+        tunnel.devices["plant"].start()
+        assert to_the_end(waits) == hashlib.sha256(b"a question").hexdigest().encode()
+
+
 def test_reload_ends_the_connections_of_a_route_that_goes_and_comes(
     tunnel: Tunnel, service: Callable[..., Service]
 ) -> None:

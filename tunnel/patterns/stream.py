@@ -6,9 +6,10 @@ connects. What a connection does is in stream_connection.py, what those of one p
 
 from __future__ import annotations
 
+import select
 import socket as sockets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tunnel.config.plan import RoutePlan, StreamPlan
@@ -175,6 +176,7 @@ class StreamFrom(Stream):
         self._last = 0
         self._waiting: dict[sockets.socket, Any] = {}
         """Clients that came while there was no link, and the timers of their patience."""
+        self._looking: Any = None
 
     def count(self) -> int:
         return super().count() + len(self._waiting)
@@ -187,6 +189,8 @@ class StreamFrom(Stream):
         half = self._next_half()
         if half is None:
             self._waiting[socket] = self.hub.call_later(self.streams.connect_s, lambda: self._waited(socket))
+            if self._looking is None:
+                self._looking = self.hub.call_later(STREAM_SWEEP_S, self._look)
         else:
             self._open(half, socket)
 
@@ -231,8 +235,18 @@ class StreamFrom(Stream):
             self.refused["link_down"] += 1
             abort_socket(socket)
 
+    def _look(self) -> None:
+        """Who hung up while it waited gives up its place."""
+        for socket in _left(self._waiting):
+            self._waiting.pop(socket).cancel()
+            self.refused["hung_up"] += 1
+            abort_socket(socket)
+        self._looking = self.hub.call_later(STREAM_SWEEP_S, self._look) if self._waiting else None
+
     def _on_close(self) -> None:
         super()._on_close()
+        if self._looking is not None:
+            self._looking.cancel()
         for socket, timer in self._waiting.items():
             timer.cancel()
             abort_socket(socket)
@@ -284,6 +298,29 @@ def _origin(socket: sockets.socket) -> Origin:
     if socket.family == sockets.AF_UNIX:
         return Origin()
     return Origin(_name(socket.getpeername()), _name(socket.getsockname()))
+
+
+def _left(waiting: Iterable[sockets.socket]) -> list[sockets.socket]:
+    """Those whose client is gone: broken off, or ended before a word was said.
+
+    A TCP client that spoke and then ended may have closed, or may wait for the answer: nothing tells which.
+    """
+    known = {socket.fileno(): socket for socket in waiting}
+    poll = select.poll()
+    for descriptor in known:
+        poll.register(descriptor, select.POLLRDHUP)
+    found = []
+    for descriptor, events in poll.poll(0):
+        if events & (select.POLLHUP | select.POLLERR) or _said_nothing(known[descriptor]):
+            found.append(known[descriptor])
+    return found
+
+
+def _said_nothing(socket: sockets.socket) -> bool:
+    try:
+        return not socket.recv(1, sockets.MSG_PEEK)
+    except OSError:
+        return True
 
 
 def _name(name: Any) -> tuple[str, int]:
