@@ -150,7 +150,9 @@ HTTP_SESSION_S: Final = 60.0
 HTTP_SESSIONS: Final = 256
 """Long-poll sessions of one HTTP port at a time."""
 HTTP_WEBSOCKET_AGAIN_S: Final = 300.0
-"""While long-poll is in use, WebSocket is tried again this often."""
+"""While long-poll is in use, WebSocket is tried again this often ..."""
+HTTP_SLOW_AGAIN_S: Final = 15.0
+"""... and sooner where it was not refused but slow: first after this time, then after twice as long each time."""
 HTTP_RETRY_MIN_S: Final = 0.05
 HTTP_RETRY_MAX_S: Final = 2.0
 """Pauses between repeated long-poll requests: doubled between these two."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.carriers.certificates import Authority
-from tests.carriers.ends import until
+from tests.carriers.ends import run_within, until
 from tests.carriers.http_rig import Body, HttpRig
 from tests.servers import Haproxy, Nginx, Server, Squid
 from tests.waiting import free_port
 from tunnel.carriers import Lane
 from tunnel.carriers import http_dialler as dialling
 from tunnel.carriers import http_reach as reach
-from tunnel.config.plan import ProxyPlan, Secret, TlsPlan
-from tunnel.limits import BATCH_BYTES
+from tunnel.config.plan import CarrierPlan, ProxyPlan, Secret, TlsPlan
+from tunnel.limits import BATCH_BYTES, HTTP_WEBSOCKET_AGAIN_S
 
 
 async def exchange(rig: HttpRig, count: int = 40) -> None:
@@ -83,6 +84,82 @@ def test_long_poll_takes_over_where_a_proxy_buffers_and_stops_websocket_and_give
             assert rig.dialler.status()["detail"]["mode"] == "websocket"
 
     over(body)
+
+
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """After how long WebSocket is tried again, each time, as the dialling role asks its loop; seconds to come."""
+    found: list[float] = []
+    original = dialling.Dialler._try_later
+
+    def noted(self: dialling.Dialler, why: Exception) -> None:
+        original(self, why)
+        assert self._again is not None
+        found.append(self._again.when() - asyncio.get_running_loop().time())
+
+    monkeypatch.setattr(dialling.Dialler, "_try_later", noted)
+    return found
+
+
+def test_after_a_slow_upgrade_websocket_is_tried_again_soon(
+    over: Callable[[Body], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the patience is a tenth of a second or two; the HAProxy waits longer before it hands an upgrade on."""
+    for name, value in (("UPGRADE_S", 0.2), ("HELLO_S", 0.1), ("SLOW_AGAIN_S", 0.25), ("WEBSOCKET_AGAIN_S", 0.8)):
+        monkeypatch.setattr(dialling, f"HTTP_{name}", value)
+    waited = pauses(monkeypatch)
+    slow = "tcp-request inspect-delay 500ms\n tcp-request content accept if !{ req.hdr(Upgrade) -m found }\n"
+    slow += " tcp-request content accept if WAIT_END"
+
+    async def body(rig: HttpRig) -> None:
+        port = await rig.listen()
+        with Haproxy(tmp_path / "haproxy", port, rule=slow) as haproxy:
+            await rig.dial(f"http://127.0.0.1:{haproxy.port}/link")
+            await exchange(rig, 4)
+            detail = rig.dialler.status()["detail"]
+            assert detail["mode"] == "long-poll"
+            assert detail["why"] == "the WebSocket upgrade was not answered within 0.2 s"
+            await until(lambda: len(waited) >= 4, 10, lambda: waited)
+            assert waited[:4] == pytest.approx([0.25, 0.5, 0.8, 0.8], abs=0.05)
+            haproxy.rule = ""
+            haproxy.restart()
+            await until(lambda: rig.dialler.status()["detail"]["mode"] == "websocket", 10, rig.dialler.status)
+            await until(lambda: rig.dialler.status()["connections"] == 0, 10, rig.dialler.status)
+            await exchange(rig, 4)
+            assert rig.dialler.status()["detail"]["mode"] == "websocket"
+
+    over(body)
+
+
+def test_after_a_refusal_websocket_is_tried_again_late(
+    over: Callable[[Body], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = pauses(monkeypatch)
+
+    async def body(rig: HttpRig) -> None:
+        port = await rig.listen()
+        with Haproxy(tmp_path / "haproxy", port, rule="http-request deny if { req.hdr(Upgrade) -m found }") as haproxy:
+            await rig.dial(f"http://127.0.0.1:{haproxy.port}/link")
+            await exchange(rig, 4)
+            assert rig.dialler.status()["detail"]["mode"] == "long-poll"
+            assert waited == pytest.approx([HTTP_WEBSOCKET_AGAIN_S], abs=1)
+
+    over(body)
+
+
+def test_a_websocket_that_comes_and_goes_is_tried_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came back a moment ago and is slow again does not begin with the shortest pause: each return is a cut."""
+    waited = pauses(monkeypatch)
+
+    async def body() -> None:
+        plan = CarrierPlan("http-d", "http", "dial", "http://127.0.0.1:1/link", Path("/nowhere"), ("dmz",))
+        dialler = dialling.Dialler(plan)
+        for came_back_at in (float("-inf"), time.monotonic(), time.monotonic(), time.monotonic() - 301):
+            dialler._no_websocket, dialler._came_back_at = "", came_back_at
+            dialler._fall_back(dialling.SlowUpgradeError("slow"))
+        await dialler.close()
+
+    run_within(body())
+    assert waited == pytest.approx([15, 30, 60, 15], abs=1)
 
 
 def test_long_poll_survives_the_proxy_s_restart(over: Callable[[Body], None], tmp_path: Path) -> None:
@@ -267,8 +344,6 @@ def test_what_squid_refuses_and_cannot_reach(over: Callable[[Body], None], tmp_p
 def test_the_environment_s_proxy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, environment: dict[str, str], address: str, proxy: str | None
 ) -> None:
-    from tunnel.config.plan import CarrierPlan
-
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)

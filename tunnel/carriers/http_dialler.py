@@ -1,7 +1,8 @@
 """The dialling role of the HTTP carrier: the device connects here, and each connection goes out as one of its own.
 
 WebSocket where it comes through. Where it does not, long-poll takes over by itself, and WebSocket is tried again from
-time to time; when it comes through then, connections are made anew over it (the link resumes).
+time to time, soon where it was only slow; when it comes through then, connections are made anew over it (the link
+resumes).
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Coroutine
 from typing import Any
 
 from tunnel.carriers.http_longpoll import LongPoll
 from tunnel.carriers.http_message import MessageError, Stream
-from tunnel.carriers.http_reach import Reach, ReachError
+from tunnel.carriers.http_reach import Reach
 from tunnel.carriers.http_websocket import UpgradeError, WebSocket, upgrade
 from tunnel.carriers.http_wire import Count, Wire, WireError, carry
 from tunnel.carriers.ipc import open_port
@@ -25,10 +27,16 @@ from tunnel.limits import (
     HTTP_CHUNK_BYTES,
     HTTP_CONNECTIONS,
     HTTP_DIAL_S,
+    HTTP_HELLO_S,
+    HTTP_SLOW_AGAIN_S,
     HTTP_UPGRADE_S,
     HTTP_WEBSOCKET_AGAIN_S,
 )
 from tunnel.log import Log
+
+
+class SlowUpgradeError(UpgradeError):
+    """Nobody refused it: our patience ended, and the next one may come through."""
 
 
 class Dialler:
@@ -47,6 +55,9 @@ class Dialler:
         self._no_websocket = ""
         """Why long-poll is in use; empty: WebSocket."""
         self._again: asyncio.TimerHandle | None = None
+        self._slow_again_s = HTTP_SLOW_AGAIN_S
+        self._came_back_at = float("-inf")
+        """When WebSocket last took over from long-poll."""
 
     async def start(self) -> None:
         port = open_port(str(self._plan.socket), 0o600, None)
@@ -132,17 +143,23 @@ class Dialler:
             except LinkError as error:
                 hint = self._reach.hint() if refused.hung_up else ""
                 raise WireError(f"{refused}{hint}; long-poll: {error}") from None
-            self._fall_back(str(refused))
+            self._fall_back(refused)
             return wire
 
     async def _websocket(self) -> WebSocket:
         stream = await self._reach.open()
+        began = time.monotonic()
         try:
             async with asyncio.timeout(HTTP_UPGRADE_S):
                 return await upgrade(stream, self._reach.target)
         except TimeoutError:
             stream.abort()
-            raise UpgradeError(f"the WebSocket upgrade was not answered within {HTTP_UPGRADE_S:g} s") from None
+            raise SlowUpgradeError(f"the WebSocket upgrade was not answered within {HTTP_UPGRADE_S:g} s") from None
+        except UpgradeError as error:
+            stream.abort()
+            if time.monotonic() - began >= HTTP_HELLO_S:
+                raise SlowUpgradeError(str(error)) from None
+            raise
         except MessageError as error:
             stream.abort()
             raise UpgradeError(str(error)) from None
@@ -150,26 +167,33 @@ class Dialler:
             stream.abort()
             raise
 
-    def _fall_back(self, why: str) -> None:
+    def _fall_back(self, why: UpgradeError) -> None:
         if not self._no_websocket:
             self._log.warn("long-poll", why=why)
-            self._no_websocket = why
-            self._try_later()
+            self._no_websocket = str(why)
+            if time.monotonic() - self._came_back_at > HTTP_WEBSOCKET_AGAIN_S:
+                self._slow_again_s = HTTP_SLOW_AGAIN_S  # else it comes and goes: each return cuts the link
+            self._try_later(why)
 
-    def _try_later(self) -> None:
+    def _try_later(self, why: Exception) -> None:
+        pause_s = HTTP_WEBSOCKET_AGAIN_S
+        if type(why) is not UpgradeError:  # it was slow, or not even reached
+            pause_s = self._slow_again_s
+            self._slow_again_s = min(2 * pause_s, HTTP_WEBSOCKET_AGAIN_S)
         loop = asyncio.get_running_loop()
-        self._again = loop.call_later(HTTP_WEBSOCKET_AGAIN_S, lambda: self._spawn(self._try_websocket()))
+        self._again = loop.call_later(pause_s, lambda: self._spawn(self._try_websocket()))
 
     async def _try_websocket(self) -> None:
         """A WebSocket without a link in it; when it works, the long-poll connections end and are dialled anew."""
         try:
             async with asyncio.timeout(HANDSHAKE_S):
                 wire = await self._websocket()
-        except (LinkError, ReachError, OSError, TimeoutError):
-            self._try_later()
+        except (LinkError, OSError, TimeoutError) as error:
+            self._try_later(error)
             return
         await wire.close()
         self._log.info("websocket", after=self._no_websocket)
         self._no_websocket = ""
+        self._came_back_at = time.monotonic()
         for old in tuple(self._wires):
             await old.close()
