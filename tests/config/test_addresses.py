@@ -45,6 +45,29 @@ def test_http(text: str, method: Method, parts: Http) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "authority", "host_header", "whole"),
+    [
+        ("http://dmz/link", "dmz:80", "dmz", "http://dmz:80/link"),
+        ("https://dmz", "dmz:443", "dmz", "https://dmz:443/"),
+        ("https://dmz:80/link", "dmz:80", "dmz:80", "https://dmz:80/link"),
+        ("http://[::1]:8080/link", "[::1]:8080", "[::1]:8080", "http://[::1]:8080/link"),
+        ("https://[::1]/link", "[::1]:443", "[::1]", "https://[::1]:443/link"),
+    ],
+)
+def test_http_put_together_again(text: str, authority: str, host_header: str, whole: str) -> None:
+    parts = http(text)
+    assert (parts.authority, parts.host_header, parts.text) == (authority, host_header, whole)
+    assert parts.secure == text.startswith("https")
+
+
+@pytest.mark.parametrize("method", ["bind", "connect"])
+def test_a_port_0_is_read_and_in_no_table(method: Method) -> None:
+    assert http("http://127.0.0.1:0/link").port == 0
+    with pytest.raises(ValueError, match="a number from 1 to 65535"):
+        link_address("http://127.0.0.1:0/link", method)
+
+
+@pytest.mark.parametrize(
     ("text", "beyond"),
     [
         ("ipc://a", False),

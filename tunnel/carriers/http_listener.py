@@ -20,12 +20,12 @@ from typing import Any, Final
 
 from tunnel.carriers.base import why_not_open
 from tunnel.carriers.http_message import Head, MessageError, Stream, answer, read_body, read_head
-from tunnel.carriers.http_reach import target_of
 from tunnel.carriers.http_sessions import Session, Sessions
 from tunnel.carriers.http_tls import Contexts, in_words, listen_context
 from tunnel.carriers.http_websocket import UpgradeError, accept, is_upgrade
 from tunnel.carriers.http_wire import Count, Wire, carry, open_device
 from tunnel.carriers.tcp import open_port
+from tunnel.config.addresses import http, opened
 from tunnel.config.plan import CarrierPlan
 from tunnel.errors import LocalError
 from tunnel.limits import (
@@ -49,7 +49,7 @@ class Listener:
 
     def __init__(self, plan: CarrierPlan) -> None:
         self._plan = plan
-        self._target = target_of(plan.address)
+        self._target = http(plan.address)
         self._contexts = Contexts(plan.tls, listen_context) if self._target.secure and plan.tls else None
         self._log = Log(plan.name)
         self._port: sockets.socket | None = None
@@ -107,14 +107,13 @@ class Listener:
             try:
                 if self._contexts is not None:
                     self._contexts.current()
-                self._port = open_port(f"tcp://{_numeric_authority(self._plan.address)}")
+                self._port = open_port(opened(self._plan.address))
                 break
             except (OSError, LocalError) as error:
                 self._reason = f"{self._plan.address} cannot be opened: {why_not_open(error)}"
                 await asyncio.sleep(LISTEN_RETRY_S)
         self._reason = ""
-        port = self._port.getsockname()[1]
-        self.address = f"{self._plan.address.partition('://')[0]}://{_with_port(self._plan.address, port)}"
+        self.address = self._target._replace(port=self._port.getsockname()[1]).text
         self._log.info("listening", address=self.address)
         while True:
             await self._accept(self._port)
@@ -269,18 +268,3 @@ def _asked(head: Head) -> tuple[str, str, str]:
         target = urllib.parse.urlsplit(target)._replace(scheme="", netloc="").geturl()
     path, _, query = target.partition("?")
     return words[0], path, query
-
-
-def _numeric_authority(address: str) -> str:
-    """HOST:PORT as open_port wants it: `*` stays, a port left out is the scheme's."""
-    authority = address.partition("://")[2].partition("/")[0]
-    host, _, port = authority.rpartition(":")
-    if not host or not port.isdigit():
-        return f"{authority}:{443 if address.startswith('https:') else 80}"
-    return f"127.0.0.1:{port}" if host == "localhost" else authority
-
-
-def _with_port(address: str, port: int) -> str:
-    authority, slash, path = address.partition("://")[2].partition("/")
-    host = _numeric_authority(address).rpartition(":")[0] if authority else ""
-    return f"{host}:{port}{slash}{path}"

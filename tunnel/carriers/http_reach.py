@@ -14,11 +14,11 @@ import ssl
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from tunnel.carriers.http_message import Head, MessageError, Stream, parse_head
 from tunnel.carriers.http_tls import Contexts, check_pin, dial_context, in_words
+from tunnel.config.addresses import Http, http
 from tunnel.config.plan import CarrierPlan, ProxyPlan, Secret, TlsPlan
 from tunnel.errors import LinkError
 from tunnel.limits import HTTP_CHUNK_BYTES, HTTP_HEAD_BYTES
@@ -28,38 +28,15 @@ class ReachError(LinkError):
     """The other end cannot be reached; the message is a sentence without its full stop."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """`http(s)://host[:port]/path`, taken apart. An IPv6 host is without its brackets."""
-
-    secure: bool
-    host: str
-    port: int
-    path: str
-
-    @property
-    def authority(self) -> str:
-        """As CONNECT wants it: always with the port."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def host_header(self) -> str:
-        usual = 443 if self.secure else 80
-        return self.authority.removesuffix(f":{usual}") if self.port == usual else self.authority
-
-
-def target_of(address: str) -> Target:
-    """An address that the table's check has passed."""
-    parts = urllib.parse.urlsplit(address)
-    secure = parts.scheme == "https"
-    return Target(secure, parts.hostname or "", parts.port or (443 if secure else 80), parts.path or "/")
+Target = Http
+"""Where connections go; an IPv6 host is without its brackets."""
 
 
 class Reach:
     """Opens connections to one address, each time by the way that is right then."""
 
     def __init__(self, plan: CarrierPlan) -> None:
-        self.target = target_of(plan.address)
+        self.target = http(plan.address)
         self._tls = plan.tls or TlsPlan()
         self._contexts = Contexts(self._tls, dial_context)
         self._plan_proxy = plan.proxy

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 from tunnel.cli.findings import Finding
+from tunnel.config.addresses import http
+from tunnel.config.values import tcp
 
 if TYPE_CHECKING:
     from tunnel.config.plan import CarrierPlan, Plan, SshPlan
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 _LOOKUP_SLOW_S: Final = 1.0
 _DIAL_S: Final = 2.0
 _EXPIRES_SOON_DAYS: Final = 14
-_PORTS: Final = {"http": 80, "https": 443}
 
 
 def examine(plan: Plan) -> Iterator[Finding]:
@@ -27,8 +27,7 @@ def examine(plan: Plan) -> Iterator[Finding]:
     for dial in plan.dials:
         for address in dial.addresses:
             if address.startswith("tcp://"):
-                parts = urlsplit(address)
-                yield reach(f"dial {dial.peer}", address, parts.hostname or "", parts.port or 0)
+                yield reach(f"dial {dial.peer}", address, *tcp(address))
     for carrier in plan.carriers:
         yield from _carrier(carrier)
 
@@ -60,9 +59,8 @@ def _carrier(carrier: CarrierPlan) -> Iterator[Finding]:
         yield reach(what, f"sshd {carrier.ssh.host}:{carrier.ssh.port}", carrier.ssh.host, carrier.ssh.port)
         yield from _ssh(what, carrier.ssh)
     elif carrier.role == "dial":
-        parts = urlsplit(carrier.address if not (carrier.proxy and carrier.proxy.url) else carrier.proxy.url)
-        name = "the proxy" if carrier.proxy and carrier.proxy.url else carrier.address
-        yield reach(what, name, parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0))
+        proxy = carrier.proxy.url if carrier.proxy else ""
+        yield reach(what, "the proxy" if proxy else carrier.address, *http(proxy or carrier.address).tcp)
     if carrier.tls is not None:
         for file in (carrier.tls.cert, carrier.tls.ca):
             if file is not None:

@@ -54,6 +54,24 @@ class Http(NamedTuple):
     def tcp(self) -> Tcp:
         return Tcp(self.host, self.port)
 
+    @property
+    def secure(self) -> bool:
+        return self.scheme == "https"
+
+    @property
+    def authority(self) -> str:
+        """As CONNECT wants it: always with the port."""
+        return f"{bracketed(self.host)}:{self.port}"
+
+    @property
+    def host_header(self) -> str:
+        return bracketed(self.host) if self.port == _PORTS[self.scheme] else self.authority
+
+    @property
+    def text(self) -> str:
+        """The address, with its port said."""
+        return f"{self.scheme}://{self.authority}{self.path}"
+
 
 def scheme(address: str) -> str:
     return address.partition("://")[0]
@@ -65,7 +83,7 @@ def link_address(text: str, method: Method) -> str:
     if found == "ssh":
         _ssh(text, method)
     elif found in WEB:
-        _http(text, method)
+        _check_http(text, method)
     else:
         endpoint(text, found, method)
     return text
@@ -80,11 +98,11 @@ def ssh(text: str) -> Ssh:
 
 
 def http(text: str) -> Http:
-    """The parts of an http:// or https:// address that was checked before."""
-    try:
-        return _http(text, "connect")
-    except ValueError:
-        return _http(text, "bind")
+    """The parts of an http:// or https:// address that was checked before (a port 0, too, which no table has)."""
+    name = scheme(text)
+    authority, slash, rest = text.removeprefix(f"{name}://").partition("/")
+    host, port = _host_and_port(text, authority, f"{name}://host/link")
+    return Http(name, host.strip("[]"), _PORTS[name] if port is None else int(port), slash + rest or "/")
 
 
 def is_open(address: str) -> bool:
@@ -105,7 +123,7 @@ def opened(address: str) -> str:
         return f"ipc://{address.removeprefix('unix://')}"
     if found in WEB:
         web = http(address)
-        return f"tcp://{bracketed(web.host)}:{web.port}"
+        return f"tcp://{web.authority}"
     if found == "ssh":
         way = ssh(address)
         return f"ssh://{bracketed(way.host)}:{way.port}/{way.target}"
@@ -194,7 +212,7 @@ def _target(text: str, target: str, method: Method) -> str:
 # --- http ------------------------------------------------------------------------------------------------------------
 
 
-def _http(text: str, method: Method) -> Http:
+def _check_http(text: str, method: Method) -> None:
     name = scheme(text)
     if "@" in text:
         raise ValueError("a user or password does not belong into an address; CURVE keys prove who one is.")
@@ -209,8 +227,8 @@ def _http(text: str, method: Method) -> Http:
         _check_listener(text, host, port, path)
     else:
         check_host(text, host, "connect")
-    number = _PORTS[name] if port is None else port_number(text, port)
-    return Http(name, host.strip("[]"), number, path)
+    if port is not None:
+        port_number(text, port)
 
 
 def _check_listener(text: str, host: str, port: str | None, path: str) -> None:
