@@ -1,9 +1,10 @@
-"""Both sides of a table on one loop in one process, the memory carrier between them; a line `cut` on stdin cuts it.
+"""Both sides of a table on one loop in one process, the memory carrier between them, commanded by lines on stdin.
 
     python -m tests.faults.in_memory [--limit NAME=VALUE]... TABLE
 
 No table may name the memory carrier, so the plans are read as they are and their link is put there. Everything else is
-`tunnel.device` unchanged: each side has its own context, sockets, sessions and control socket.
+`tunnel.device` unchanged: each side has its own context, sockets, sessions and control socket. The commands: `cut`, and
+`delay SECONDS` (each frame is under way so long).
 """
 
 from __future__ import annotations
@@ -45,9 +46,15 @@ async def serve(table: Path) -> None:
         for each in devices:
             each._stop_soon()
 
+    def do(word: str, *arguments: str) -> None:
+        if word == "cut":
+            carrier.cut()
+        else:
+            carrier.delay_s = float(arguments[0])
+
     def listen() -> None:
-        for _ in sys.stdin:
-            loop.call_soon_threadsafe(carrier.cut)
+        for line in sys.stdin:
+            loop.call_soon_threadsafe(do, *line.split())
         loop.call_soon_threadsafe(stop)
 
     loop.add_signal_handler(signal.SIGTERM, stop)

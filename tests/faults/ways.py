@@ -124,6 +124,10 @@ class Way(Rig):
         else:
             self.relay.cut("rst")
 
+    def delay(self, seconds: float) -> None:
+        """What crosses takes so long each way, so that something is always under way; but not over ipc."""
+        self.relay.delay(seconds)
+
     def cuts(self) -> list[Callable[[], None]]:
         """What can happen to this way."""
         found: list[Callable[[], None]] = [self.reset]
@@ -183,8 +187,14 @@ class InMemory(Way):
         self.up()
 
     def reset(self) -> None:
+        self.tell("cut")
+
+    def delay(self, seconds: float) -> None:
+        self.tell(f"delay {seconds}")
+
+    def tell(self, line: str) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(b"cut\n")
+        self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
 
     def close(self) -> None:
