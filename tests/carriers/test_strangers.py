@@ -15,11 +15,13 @@ import pytest
 import zmq
 
 from tests.carriers.ends import DIALLER_KEYS, LISTENER_KEYS, STRANGER_KEYS, Ends, run_within, until
-from tunnel.carriers import Lane
+from tunnel.carriers import Lane, zmtp
 from tunnel.config.plan import Allow
 from tunnel.limits import FRAGMENT_BYTES, HANDSHAKE_S
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00"
+PATIENCE_S = 2.0
+"""HANDSHAKE_S in the tests of the slow; that of 200 who come at once has the real one."""
 
 
 class Good:
@@ -100,7 +102,7 @@ async def silent_after_the_greeting(ends: Ends) -> dict[str, int]:
     sock = knock(ends)
     sock.sendall(GREETING)
     await until(lambda: connections(ends) == 3)
-    await until(lambda: connections(ends) == 2, HANDSHAKE_S + 5)
+    await until(lambda: connections(ends) == 2, PATIENCE_S + 5)
     sock.close()
     return {"timeout": 1}
 
@@ -116,7 +118,7 @@ async def drip(ends: Ends) -> dict[str, int]:
         with contextlib.suppress(OSError):
             sock.send(bytes([byte]))
         await asyncio.sleep(0.5)
-    assert time.monotonic() - start < HANDSHAKE_S + 3
+    assert time.monotonic() - start < PATIENCE_S + 3
     sock.close()
     return {"timeout": 1}
 
@@ -217,8 +219,11 @@ ATTACKS: list[Callable[[Ends], Awaitable[dict[str, int]]]] = [
 @pytest.mark.parametrize("scheme", ["tcp", "ipc"])
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: str(attack.__name__))
 def test_refused_counted_and_the_good_dialler_undisturbed(
-    attack: Callable[[Ends], Awaitable[dict[str, int]]], scheme: str, tmp_path: Path
+    attack: Callable[[Ends], Awaitable[dict[str, int]]], scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if attack is not silent:
+        monkeypatch.setattr(zmtp, "HANDSHAKE_S", PATIENCE_S)
+
     async def body() -> None:
         async with attacked(scheme, str(tmp_path / "link")) as ends:
             assert refused(ends) == {}

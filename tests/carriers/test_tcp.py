@@ -172,14 +172,16 @@ async def reason_of(ends: Ends, serve: Callable[[sockets.socket], None]) -> str:
     return spy.losses[0][1]
 
 
-def test_reasons_of_a_failed_dial() -> None:
+def test_reasons_of_a_failed_dial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zmtp, "HANDSHAKE_S", 1.0)
+
     async def body(ends: Ends) -> None:
         http = await reason_of(ends, lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
         assert http == "what listens there does not speak 0MQ, so it is no ztunnel listener"
         closing = await reason_of(ends, lambda connection: connection.close())
         assert "hung up during the handshake" in closing
         silent = await reason_of(ends, lambda connection: None)
-        assert silent == "the listener did not answer the handshake within 5 s" or "did not finish" in silent
+        assert silent == "the listener did not answer the handshake within 1 s" or "did not finish" in silent
         null = ends.reactor.context.socket(zmq.ROUTER)
         ends.address = f"tcp://127.0.0.1:{null.bind_to_random_port('tcp://127.0.0.1')}"
         _, spy = ends.dial()

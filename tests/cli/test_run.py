@@ -57,15 +57,14 @@ class TestUpAndDown:
         assert side.run("down", "demo", "--as", "plant").returncode == 0
         until(lambda: side.run("status", "-q").returncode == 1, 30, "the link's end is noticed")
 
-    def test_up_twice_is_refused_and_harms_nothing(self, side: Rig) -> None:
-        side.up()
-        pids = side.pids()
+    def test_up_twice_is_refused_and_harms_nothing(self, running: Rig) -> None:
+        pids = running.pids()
         for arguments in (["-d"], []):
-            done = side.run("up", side.table, "--as", "dmz", *arguments)
+            done = running.run("up", running.table, "--as", "dmz", *arguments)
             assert done.returncode == 1
-            assert f"demo (side dmz, {side.table}) is up already, pid {pids[0]}" in done.stderr
+            assert f"demo (side dmz, {running.table}) is up already, pid {pids[0]}" in done.stderr
             assert done.stderr.count("\n") == 1
-        assert side.pids() == pids
+        assert running.pids() == pids
 
     def test_two_at_the_same_moment_are_one(self, side: Rig) -> None:
         both = [side.start("up", side.table, "--as", "dmz", "-d") for _ in range(2)]
@@ -74,13 +73,12 @@ class TestUpAndDown:
         assert codes == [0, 1], said
         assert len(find_all(side.runtime)) == 1
 
-    def test_the_same_name_from_another_path_is_refused(self, side: Rig) -> None:
-        side.up()
-        other = side.folder / "other.yaml"
-        side.write_table(other)
-        done = side.run("up", other, "--as", "dmz", "-d")
+    def test_the_same_name_from_another_path_is_refused(self, running: Rig) -> None:
+        other = running.folder / "other.yaml"
+        running.write_table(other)
+        done = running.run("up", other, "--as", "dmz", "-d")
         assert done.returncode == 2
-        assert f"a table named demo runs here already as side dmz, from {side.table}" in done.stderr
+        assert f"a table named demo runs here already as side dmz, from {running.table}" in done.stderr
 
     def test_a_wrong_table_starts_nothing(self, side: Rig) -> None:
         side.write_table(more="  broken:\n    pattern: reqrap\n")
@@ -225,9 +223,8 @@ class TestForeground:
 
 
 class TestStatus:
-    def test_the_shape(self, side: Rig) -> None:
-        side.up()
-        now = json.loads(side.run("status", "--json").stdout)
+    def test_the_shape(self, running: Rig) -> None:
+        now = json.loads(running.run("status", "--json").stdout)
         assert now["side"] == "dmz"
         for process in now["processes"]:
             assert {"name", "state", "pid", "uptime_s", "restarts", "crash_loop", "next_try_s", "last_exit"} <= set(
@@ -246,15 +243,14 @@ class TestStatus:
         assert now["error"] is None
         assert "link to plant is down" in " ".join(now["degraded"])
 
-    def test_for_people_it_is_a_plain_table(self, side: Rig) -> None:
-        side.up()
-        shown = side.run("status")
+    def test_for_people_it_is_a_plain_table(self, running: Rig) -> None:
+        shown = running.run("status")
         assert shown.returncode == 0
         assert "\x1b" not in shown.stdout
         words = [line.split() for line in shown.stdout.splitlines()]
         assert next(w for w in words if w[:2] == ["tasks", "pipeline"])[:4] == ["tasks", "pipeline", "from", "waiting"]
         assert "! route tasks is waiting: no link with plant." in shown.stdout
-        assert side.run("status", "-q").returncode == 1
+        assert running.run("status", "-q").returncode == 1
 
     def test_a_device_that_hangs_does_not_hold_up_the_answer(self, side: Rig) -> None:
         side.up()
@@ -301,9 +297,8 @@ class TestStatus:
         (found,) = json.loads(side.run("ls", "--json").stdout)
         assert found["file"] == str(side.table)
 
-    def test_top_without_a_terminal_prints_each_look(self, side: Rig) -> None:
-        side.up()
-        done = side.run("top", "--count", "2", "--interval", "0.1")
+    def test_top_without_a_terminal_prints_each_look(self, running: Rig) -> None:
+        done = running.run("top", "--count", "2", "--interval", "0.1")
         assert done.returncode == 0
         assert done.stdout.count("demo side dmz:") == 2
         assert "0/s" in done.stdout
@@ -369,13 +364,12 @@ class TestParts:
         assert "demo.yaml:2:1" in done.stderr
         assert list(side.status()["routes"]) == ["tasks"]
 
-    def test_wait(self, side: Rig) -> None:
-        side.up()
-        assert side.run("wait", "tasks", "--for", "local").returncode == 0
-        late = side.run("wait", "tasks", "--for", "link", "--timeout", "0.3")
+    def test_wait(self, running: Rig) -> None:
+        assert running.run("wait", "tasks", "--for", "local").returncode == 0
+        late = running.run("wait", "tasks", "--for", "link", "--timeout", "0.3")
         assert late.returncode == 1
         assert "route tasks after 0.3 s: it is waiting: no link with plant." in late.stderr
-        wrong = side.run("wait", "nonsense")
+        wrong = running.run("wait", "nonsense")
         assert wrong.returncode == 2
         assert "there is no route nonsense at side dmz; there are tasks" in wrong.stderr
 
@@ -385,7 +379,8 @@ class TestParts:
         side.up("dmz")
         side.up("plant")
         for name in ("dmz", "plant"):
-            late = side.run("wait", "tasks", "--for", "service", "--timeout", "3", "--as", name)
+            assert side.run("wait", "tasks", "--for", "link", "--as", name).returncode == 0
+            late = side.run("wait", "tasks", "--for", "service", "--timeout", "0.3", "--as", name)
             assert late.returncode == 1, late.stdout
             assert "no application is connected that serves it" in late.stderr
         with zmq.Context() as context, context.socket(zmq.PULL) as worker:

@@ -15,6 +15,7 @@ from tests.local.rig import Rig, route, tcp
 from tests.local.test_options import keys
 from tunnel.config.plan import Curve, Plain, Secret
 from tunnel.local import endpoint as endpoint_module
+from tunnel.local import options
 from tunnel.local.options import max_frame_bytes
 
 WRONG = {"DEALER": zmq.PUSH, "PULL": zmq.PULL, "PUSH": zmq.PUSH, "XSUB": zmq.SUB, "XPUB": zmq.PUB, "PAIR": zmq.DEALER}
@@ -164,7 +165,8 @@ async def test_something_that_is_no_zmq(r: Rig, greeting: bytes) -> None:
             thread.join()
 
 
-async def test_something_silent(r: Rig) -> None:
+async def test_something_silent(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "HANDSHAKE_S", 1.0)
     with sockets.create_server(("127.0.0.1", 0)) as server:
         end = await r.end(route("PUSH", ("connect", f"tcp://127.0.0.1:{server.getsockname()[1]}")))
         await r.until(lambda: "did not speak 0MQ in time" in end.status()[0]["reason"], end.status, within_s=10)
