@@ -430,6 +430,22 @@ def test_a_session_that_falls_silent_is_given_up(tmp_path: Path, way: str, monke
         over(lambda: SSH_WAYS[way](sshd, tmp_path), body)
 
 
+def test_a_channel_of_a_session_that_is_over_is_not_waited_for(tmp_path: Path) -> None:
+    """A link that dials in the moment between its end and the next session would stand still for 5 s."""
+    with Sshd(tmp_path / "sshd") as sshd:
+
+        async def body() -> None:
+            async with running(ssh_plan(sshd, "dial", tmp_path / "d", "127.0.0.1:1")) as carrier:
+                await until(lambda: carrier.status()["state"] == "up")
+                session = carrier._backend._session  # type: ignore[attr-defined]
+                await asyncio.to_thread(sshd.stop)
+                await until(lambda: not session.is_active())
+                with pytest.raises(EOFError, match="is over"):
+                    await asyncio.wait_for(asyncio.to_thread(session.open_to, ("127.0.0.1", 1)), 2)
+
+        run_within(body())
+
+
 def test_the_private_socket_is_private(sshd: Sshd, tmp_path: Path) -> None:
     async def body() -> None:
         for backend in BACKENDS:

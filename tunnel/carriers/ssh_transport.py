@@ -56,7 +56,10 @@ class Transport(paramiko.Transport):
     # --- opening channels --------------------------------------------------------------------------------------------
 
     def open_to(self, target: tuple[str, int] | str) -> paramiko.Channel:
-        """A channel to a port or a unix socket at the sshd; its buffer is an Inbox. SshError with `code` in words."""
+        """A channel to a port or a unix socket at the sshd; its buffer is an Inbox.
+
+        SshError with `code` in words; EOFError: the session is over.
+        """
         message = paramiko.Message()
         message.add_byte(cMSG_CHANNEL_OPEN)
         inner: Any = self
@@ -78,6 +81,8 @@ class Transport(paramiko.Transport):
         message.add_string("" if port is None else "127.0.0.1")  # who asks
         message.add_int(0)
         inner._send_user_message(message)
+        if not inner.active:  # paramiko drops the message then, without a word, and wakes nobody who came too late
+            raise EOFError("the session is over")
         opened = event.wait(SSH_CONNECT_S)
         if inner.active and opened and number not in self._failures:
             return cast("paramiko.Channel", channel)
