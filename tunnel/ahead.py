@@ -64,7 +64,7 @@ class Aheads:
 
     def add(self, pattern: Pattern, ports: Iterable[Port]) -> None:
         """A route has come."""
-        for port in ports if pattern.has_shortcut else ():
+        for port in ports:
             self._of[port.channel] = Ahead(self._owner, pattern, port)
 
     def remove(self, ports: Iterable[Port]) -> None:
@@ -107,8 +107,8 @@ class Ahead:
         way = self._owner.way(peer, self._shortcut) if foreseen is not None else None
         if foreseen is None or way is None:
             return
-        departs, enters = foreseen.departs if pattern.may_leave_ahead() else None, None
-        if foreseen.enters is not None and abs(foreseen.enters[2]) < FAR_US and pattern.may_enter_ahead():
+        departs, enters = foreseen.departs if pattern.may_leave_ahead(self._port) else None, None
+        if foreseen.enters is not None and abs(foreseen.enters[2]) < FAR_US and pattern.may_enter_ahead(self._port):
             channel, seq, offset_us = foreseen.enters
             age_s = pattern.plan.max_age_s
             age_us = -1 if age_s is None else min(FAR_US, int(age_s * 1e6))
@@ -119,7 +119,7 @@ class Ahead:
             return
         lane_bytes, ack_at, owed_here = foreseen.owed
         owed_at = 0 if ack_at == FOREVER else int((ack_at - ACK_DELAY_S) * 1e6)
-        self._shortcut.arm(pattern.socket, *way, departs, enters, (lane_bytes, owed_at, owed_here))
+        self._shortcut.arm(pattern.local(self._port), *way, departs, enters, (lane_bytes, owed_at, owed_here))
         peer.ahead = self
         if owed_at:
             self._wait(ACK_DELAY_S)

@@ -40,7 +40,7 @@ class Half:
         assert stream == 7
         self.records.append((kind, bytes(body)))
 
-    def send(self, record: Segment, size: int) -> None:
+    def send(self, connection: Connection, record: Segment, size: int) -> None:
         self.say(record)
         assert size == len(self.records[-1][1])
 

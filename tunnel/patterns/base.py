@@ -110,9 +110,6 @@ class Tally:
 class Pattern:
     """One route at this half. Subclasses say what reading and feeding mean for their sockets."""
 
-    has_shortcut = True
-    """Its local end is a 0MQ socket, so small batches can go ahead (tunnel/ahead.py)."""
-
     def __init__(self, plan: RoutePlan, hub: Hub) -> None:
         self.plan = plan
         self.hub = hub
@@ -330,11 +327,15 @@ class Pattern:
 
     # --- what took the shortcut --------------------------------------------------------------------------------------
 
-    def may_leave_ahead(self) -> bool:
+    def local(self, port: Port) -> Any:
+        """What the shortcut reads and feeds: see `pump.Shortcut.arm`."""
+        return self.socket
+
+    def may_leave_ahead(self, port: Port) -> bool:
         """May small batches go to the link as soon as they are read, as far as this half of the route is concerned?"""
         return self.end.has_socket and not self.marks.entry_open
 
-    def may_enter_ahead(self) -> bool:
+    def may_enter_ahead(self, port: Port) -> bool:
         """May small batches be fed as soon as they come, as far as this half of the route is concerned?"""
         return self.end.has_socket and self.end.may_send and not self._blocked and not self.marks.exit_open
 

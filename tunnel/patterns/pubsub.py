@@ -170,7 +170,7 @@ class PubsubTo(Pattern):
         if self._blocked:
             self._again()
 
-    def may_enter_ahead(self) -> bool:
+    def may_enter_ahead(self, port: Port) -> bool:
         """Who stands still is noticed while feeding."""
         return False
 

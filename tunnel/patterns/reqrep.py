@@ -37,8 +37,8 @@ class ReqrepFrom(SharedOut):
         self._parked: dict[bytes, _Parked] = {}
         self._retry: Any = None
 
-    def may_enter_ahead(self) -> bool:
-        return not self._parked and super().may_enter_ahead()
+    def may_enter_ahead(self, port: Port) -> bool:
+        return not self._parked and super().may_enter_ahead(port)
 
     def feed(self, port: Port, run: Run) -> Fed:
         if self._parked:

@@ -22,6 +22,7 @@ from tunnel.patterns.stream_connection import Connection, abort_socket
 from tunnel.patterns.stream_half import Half
 from tunnel.patterns.stream_proxy import proxy_header
 from tunnel.patterns.stream_records import Code, Origin, encode_open, encode_reset
+from tunnel.pump import Fed, Piece
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,8 +34,6 @@ _STREAMS = 1 << 32
 
 class Stream(Pattern):
     """What both ends have in common."""
-
-    has_shortcut = False
 
     def __init__(self, plan: RoutePlan, hub: Hub) -> None:
         super().__init__(plan, hub)
@@ -112,14 +111,29 @@ class Stream(Pattern):
     def idle(self) -> bool:
         return not any(one.buffered for half in self.halves.values() for one in half.connections.values())
 
-    def disarm(self) -> None:
-        """There is no shortcut for bytes."""
+    def local(self, port: Port) -> tuple[int, int, int]:
+        return self.halves[port].doorway()
 
-    def may_leave_ahead(self) -> bool:
-        return False
+    def may_leave_ahead(self, port: Port) -> bool:
+        return not self.stopping and self.halves[port].in_step
 
-    def may_enter_ahead(self) -> bool:
-        return False
+    def may_enter_ahead(self, port: Port) -> bool:
+        return self.halves[port].may_enter()
+
+    def left(self, port: Port, piece: Piece) -> None:
+        """Counted when it was read."""
+        self.tally.ahead += 1
+
+    def entered(self, port: Port, fed: Fed, at: float) -> bool:
+        inbound = port.channel.inbound
+        if inbound is None:
+            return False
+        self.tally.ahead += 1
+        run = inbound.runs[0]
+        self.halves[port].entered(run, fed.position)
+        inbound.done(run)
+        port.peer.delivered(port.channel, run.size, at)
+        return True
 
     def wants_to_read(self) -> bool:
         return not self.stopping

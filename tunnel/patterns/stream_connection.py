@@ -46,8 +46,8 @@ class Half(Protocol):
         """The consumer keeps up: bytes by which the window may grow; below 0, by which it must shrink."""
         ...
 
-    def send(self, record: Segment, size: int) -> None:
-        """So many bytes came from the local socket; they are in this record."""
+    def send(self, connection: Connection, record: Segment, size: int) -> None:
+        """So many bytes came from its local socket; they are in this record."""
         ...
 
     def forget(self, connection: Connection) -> None:
@@ -61,7 +61,6 @@ class Connection:
     __slots__ = (
         "_buffer",
         "_doomed",
-        "_fd",
         "_half",
         "_reading",
         "_writing",
@@ -71,6 +70,7 @@ class Connection:
         "credit",
         "end_came",
         "end_sent",
+        "fd",
         "granted",
         "moved_at",
         "owed",
@@ -102,7 +102,7 @@ class Connection:
         """When somebody last saw that something had."""
         self._half = half
         self._buffer: deque[Segment] = deque()
-        self._fd = -1
+        self.fd = -1
         self._reading = self._writing = self._doomed = False
 
     def __repr__(self) -> str:
@@ -116,7 +116,7 @@ class Connection:
     def attach(self, socket: sockets.socket, first: bytes = b"") -> None:
         """The local socket is there. `first` goes to it before anything else."""
         self.socket, self.attempt = socket, None
-        self._fd = socket.fileno()
+        self.fd = socket.fileno()
         if first:
             self._buffer.appendleft(first)
             self.buffered += len(first)
@@ -133,13 +133,13 @@ class Connection:
         if self.socket is None or self._reading or self.end_sent or not self.credit:
             return
         self._reading = True
-        self._half.loop.add_reader(self._fd, self._on_readable)
+        self._half.loop.add_reader(self.fd, self._on_readable)
 
     def pause(self) -> None:
         """Do not read until go_on."""
         if self._reading:
             self._reading = False
-            self._half.loop.remove_reader(self._fd)
+            self._half.loop.remove_reader(self.fd)
 
     def turn(self) -> None:
         """It starved, and there is room: read at once, then wait for more."""
@@ -157,7 +157,7 @@ class Connection:
             return
         most = self.credit if self.credit < STREAM_READ_BYTES else STREAM_READ_BYTES
         try:
-            record = pump.read_record(self._fd, _DATA, self.stream, most)
+            record = pump.read_record(self.fd, _DATA, self.stream, most)
         except OSError as error:
             self.reset(Code.reset, str(error.strerror))
             return
@@ -174,7 +174,7 @@ class Connection:
         self.credit -= size - HEAD_BYTES
         if not self.credit:
             self.pause()
-        self._half.send(record, size - HEAD_BYTES)
+        self._half.send(self, record, size - HEAD_BYTES)
 
     def on_credit(self, size: int) -> None:
         """The peer takes so much more."""
@@ -201,12 +201,26 @@ class Connection:
         except OSError as error:
             self.reset(Code.reset, str(error.strerror))
             return True
-        if sent < size:
+        self._on_taken(body, sent)
+        return True
+
+    @property
+    def takes_at_once(self) -> bool:
+        """Nothing that came waits, and more may come: bytes may be written past `on_data`, which `on_sent` is told."""
+        return self.socket is not None and not (self.buffered or self.end_came)
+
+    def on_sent(self, body: Segment, sent: int) -> None:
+        """These came and went ahead; the local socket took so many of them."""
+        self.granted -= len(body)
+        self.active = True
+        self._on_taken(body, sent)
+
+    def _on_taken(self, body: Segment, sent: int) -> None:
+        if sent < len(body):
             self._keep(body[sent:])  # type: ignore[index]
             self._want_to_write(True)
         if sent:
             self._consumed(sent)
-        return True
 
     def _keep(self, body: Segment) -> None:
         size = len(body)
@@ -259,9 +273,9 @@ class Connection:
         if wanted != self._writing:
             self._writing = wanted
             if wanted:
-                self._half.loop.add_writer(self._fd, self._write)
+                self._half.loop.add_writer(self.fd, self._write)
             else:
-                self._half.loop.remove_writer(self._fd)
+                self._half.loop.remove_writer(self.fd)
 
     def _consumed(self, size: int) -> None:
         """The local socket took so much: grant it anew, in portions."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tunnel import pump
 from tunnel.errors import RemoteProtocolError
-from tunnel.limits import STREAM_ANSWERS_BYTES, STREAM_CREDIT_BYTES, STREAM_QUEUE_BYTES
+from tunnel.limits import INLINE_BYTES, STREAM_ANSWERS_BYTES, STREAM_CREDIT_BYTES, STREAM_QUEUE_BYTES
 from tunnel.patterns.base import Hub, Port, Tally
 from tunnel.patterns.stream_connection import Connection
 from tunnel.patterns.stream_records import (
@@ -57,6 +57,8 @@ class Half:
         self._starved: deque[Connection] = deque()
         self._resuming = False
         self._enlarged_bytes = 0
+        self._chatting: Connection | None = None
+        """The one that had little to say last, either way: what comes for it next may go ahead (tunnel/ahead.py)."""
 
     def __repr__(self) -> str:
         return f"<Half {self.port.peer.side} connections={len(self.connections)} starved={len(self._starved)}>"
@@ -91,24 +93,32 @@ class Half:
         self._enlarged_bytes += step
         return step
 
-    def send(self, record: Segment, size: int) -> None:
+    def send(self, connection: Connection, record: Segment, size: int) -> None:
         """Bytes of a connection: the first of a turn of the loop need not wait for others that may come in it."""
         self._tally.messages_in += 1
         self._tally.bytes_in += size
-        port = self.port
-        if self._soon or self._arriving or self._pending or self._epoch != port.channel.epoch:
+        if self._soon or self._arriving or self._pending or not self.in_step or not self._at_once(connection, record):
             self.say(record)
-            return
-        piece = pump.Piece((record,), len(record), 1)
-        if self._hub.express(port.peer, port.channel, piece, self._hub.now()):
+        else:
             self._soon = True
             self.loop.call_soon(self._flush)
-        else:
-            self.say(record)
+
+    def _at_once(self, connection: Connection, record: Segment) -> bool:
+        port = self.port
+        if len(record) <= INLINE_BYTES:
+            self._chatting = connection
+            if port.shortcut is not None and port.shortcut.depart(bytes(record)):
+                return True
+        piece = pump.Piece((record,), len(record), 1)
+        return self._hub.express(port.peer, port.channel, piece, self._hub.now())
 
     def forget(self, connection: Connection) -> None:
         if self.connections.pop(connection.stream, None) is not None:
             self._enlarged_bytes -= connection.window - STREAM_CREDIT_BYTES
+        if self._chatting is connection:
+            self._chatting = None
+        if self.port.shortcut is not None:
+            self.port.shortcut.disarm()  # it may know the descriptor, which may soon be somebody else's
 
     # --- called by the pattern ---------------------------------------------------------------------------------------
 
@@ -116,9 +126,14 @@ class Half:
         connection = self.connections[stream] = Connection(self, stream)
         return connection
 
+    @property
+    def in_step(self) -> bool:
+        """The peer's process, and its route, are those that know our connections."""
+        return self._epoch == self.port.channel.epoch
+
     def sync(self) -> None:
         """If the peer's process, or its route, is a new one, it knows none of our connections."""
-        if self._epoch != self.port.channel.epoch:
+        if not self.in_step:
             self._epoch = self.port.channel.epoch
             self._pending.clear()
             self._pending_bytes = 0
@@ -182,6 +197,26 @@ class Half:
                 return
             self._starved.popleft().turn()
 
+    # --- what took the shortcut ---------------------------------------------------------------------------------------
+
+    def may_enter(self) -> bool:
+        """May bytes of the connection that chats be written as soon as they come?"""
+        return self._chatting is not None and self._chatting.takes_at_once and self.in_step
+
+    def doorway(self) -> tuple[int, int, int]:
+        """See `pump.Shortcut.arm`; of nobody, where nobody chats."""
+        one = self._chatting
+        return (-1, 0, 0) if one is None else (one.fd, one.stream, one.granted)
+
+    def entered(self, run: Run, sent: int) -> None:
+        """The one record of this run went ahead, and its connection took so many bytes of it."""
+        ((_, stream, body),) = pump.records(run.segments)
+        self._tally.messages_out += 1
+        self._tally.bytes_out += len(body)
+        connection = self.connections.get(stream)
+        if connection is not None:
+            connection.on_sent(body, sent)
+
     # --- records -----------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
@@ -228,6 +263,8 @@ class Half:
             return  # it was reset here, and the peer does not know yet
         self._tally.messages_out += 1
         self._tally.bytes_out += len(body)
+        if len(body) < INLINE_BYTES:
+            self._chatting = connection
         if not connection.on_data(body):
             self.ended["credit"] += 1
             connection.reset(Code.credit, "more bytes came than were granted")

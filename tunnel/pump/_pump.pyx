@@ -48,9 +48,16 @@ cdef extern from "poll.h" nogil:
     int poll(pollfd *fds, unsigned long count, int timeout_ms)
     int POLLIN
 
+cdef extern from "sys/socket.h" nogil:
+    ssize_t recv_from "recv"(int fd, void *to, size_t size, int flags)
+    ssize_t send_to "send"(int fd, const void *data, size_t size, int flags)
+    int MSG_DONTWAIT
+    int MSG_NOSIGNAL
+
 cdef enum:
     MORE = 0x80000000
     LENGTH = 0x7FFFFFFF
+    RECORD_HEAD = 12  # of a stream's record: the frame's length, then the record's own header
 
 include "libzmq.pxi"
 include "chunk.pxi"

@@ -13,6 +13,8 @@ cdef enum:
     BORN_AT = 16
     MESSAGES_AT = 24
     HEADER_BYTES = 28
+    # The record of a stream that holds bytes of a connection.
+    BYTES_RECORD = 2
     # An acknowledgement: lane bytes (64), count (16), then so many times channel (32), delivered (64).
     COUNT_AT = 8
     ACK_BYTES = 10
@@ -43,6 +45,8 @@ cdef inline unsigned char *write_number(unsigned char *at, unsigned long long va
 cdef class Shortcut:
     """One channel each way between a local socket and a link socket, for small batches while nothing else happens.
 
+    The local socket is a 0MQ socket, or one connection of a stream, whose bytes are records.
+
     `stir(first, local, link)` is called when the journal got its `first` entry, when there is something to receive from
     the `local` or the `link` socket and its edge was taken, and when it is `full`: the local socket took only a part of
     a batch, or the room towards the link is used up.
@@ -52,6 +56,10 @@ cdef class Shortcut:
     cdef readonly bint enters
     cdef readonly bint full
     cdef object stir, local, link
+    # the connection, where `local` is none of 0MQ
+    cdef int fd
+    cdef unsigned int stream
+    cdef size_t granted
     cdef bytes routing_id, user_id, prefix
     cdef list journal
     # local to link
@@ -74,6 +82,7 @@ cdef class Shortcut:
     def arm(self, local, link, bytes routing_id not None, bytes user_id not None, departs, enters, owed):
         """Go ahead from now on.
 
+        `local`: a 0MQ socket, or (descriptor, stream, bytes that it may be given) of a connection.
         `routing_id`, `user_id`: of the connection at a ROUTER; both empty for a DEALER.
         `departs`: (channel, next seq, bytes that may go), or None when nothing may go ahead to the link.
         `enters`: (channel, seq that is due, prefix or None, max_age_us or -1, what to add to the sender's clock in us),
@@ -83,6 +92,9 @@ cdef class Shortcut:
         """
         self.full = self.leaves = self.enters = False
         self.local = local
+        self.fd = -1
+        if isinstance(local, tuple):
+            self.fd, self.stream, self.granted = local
         self.link = link
         self.routing_id = routing_id
         self.user_id = user_id
@@ -119,28 +131,39 @@ cdef class Shortcut:
 
     cdef bint go(self, Intake taken, Pile *pile) except -1:
         """Send what was drained. False: it must go the usual way, and nothing was done."""
-        cdef size_t size = taken.size
+        if pile.pieces_used != 1 or taken.extents_used != 1 or taken.extents[0].block != NULL:
+            return False
+        if pile.pieces[0].size != taken.size:
+            return False
+        return self.leave(None, taken.extents[0].data, taken.size, pile.pieces[0].messages)
+
+    def depart(self, bytes record not None):
+        """Send one record of a connection. False: it must go the usual way, and nothing was done."""
+        if not self.leaves:
+            return False
+        return self.leave(record, PyBytes_AS_STRING(record), PyBytes_GET_SIZE(record), 1)
+
+    cdef bint leave(self, bytes whole, const char *run, size_t size, size_t messages) except -1:
+        """Send a run, which is all of `whole` where that is given."""
         cdef void *link
         cdef long long now_us
         cdef size_t header
-        if pile.pieces_used != 1 or taken.extents_used != 1 or taken.extents[0].block != NULL:
-            return False
-        if size > INLINE or pile.pieces[0].size != size or self.room <= 0 or len(self.journal) >= JOURNAL:
+        if size > INLINE or self.room <= 0 or len(self.journal) >= JOURNAL:
             return False
         link = handle_of(self.link)
         now_us = microseconds()
-        header = self.send(link, taken.extents[0].data, size, pile.pieces[0].messages, now_us)
+        header = self.send(link, run, size, messages, now_us)
         if not header:
             self.disarm()
             return False
-        piece = _base.Piece(
-            (PyBytes_FromStringAndSize(taken.extents[0].data, size),), size, pile.pieces[0].messages
-        )
+        if whole is None:
+            whole = PyBytes_FromStringAndSize(run, size)
         self.next_seq += 1
         self.room -= max(size, COST) + header
         self.owed_at_us = 0
         self.owed_item = False
         self.full = self.room <= 0
+        piece = _base.Piece((whole,), size, messages)
         self.note((False, self.next_seq - 1, now_us, piece, header), False, is_readable(link))
         return True
 
@@ -209,45 +232,66 @@ cdef class Shortcut:
         """Feed a frame of the link. False: it must go the usual way, and nothing was done."""
         cdef long long now_us = microseconds()
         cdef size_t begin = self.run_at(data, size, now_us)
-        cdef const char *first = NULL if self.prefix is None else PyBytes_AS_STRING(self.prefix)
-        cdef size_t first_size = 0 if self.prefix is None else PyBytes_GET_SIZE(self.prefix)
-        cdef Tally tally
-        cdef void *local
-        cdef Extent extent
-        cdef Cursor at, next
-        cdef int error
         if not begin or len(self.journal) >= JOURNAL:
+            fed = None
+        elif self.fd >= 0:
+            fed = self.feed_connection(data + begin, size - begin)
+        else:
+            fed = self.feed_socket(<const char *>data + begin, size - begin)
+        if fed is None:
             self.disarm()
             return False
-        extent.data = <const char *>data + begin
-        extent.size = size - begin
-        extent.block = NULL
-        at.extent = &extent
-        at.offset = 0
-        at.left = extent.size
-        next = at
-        while next.left:
-            if skip_message(&next) < 0:
-                self.disarm()
-                return False
-        local = handle_of(self.local)
-        tally.messages = tally.unreachable = 0
-        error = feed_messages(local, &at, first, first_size, 0, 0, &tally)
-        if error:
+        if fed.status != _base.DONE:
             self.disarm()
-            if not tally.messages and not tally.unreachable:
-                return False
             self.full = True
-        status = _base.AGAIN if error else _base.DONE
-        fed = _base.Fed(tally.messages, extent.size - at.left, status, tally.unreachable)
         frame = PyBytes_FromStringAndSize(<const char *>data, size)
         self.due_seq += 1
         self.lane_bytes += size
         if not self.owed_at_us:
             self.owed_at_us = now_us
         self.owed_item = True
-        self.note((True, self.due_seq - 1, now_us, frame, fed), is_readable(local), False)
+        self.note(
+            (True, self.due_seq - 1, now_us, frame, fed), self.fd < 0 and is_readable(handle_of(self.local)), False
+        )
         return True
+
+    cdef object feed_socket(self, const char *run, size_t size):
+        """Messages to a 0MQ socket: Fed, or None: nothing was done."""
+        cdef const char *first = NULL if self.prefix is None else PyBytes_AS_STRING(self.prefix)
+        cdef size_t first_size = 0 if self.prefix is None else PyBytes_GET_SIZE(self.prefix)
+        cdef Tally tally
+        cdef Extent extent
+        cdef Cursor at, next
+        cdef int error
+        extent.data = run
+        extent.size = size
+        extent.block = NULL
+        at.extent = &extent
+        at.offset = 0
+        at.left = size
+        next = at
+        while next.left:
+            if skip_message(&next) < 0:
+                return None
+        tally.messages = tally.unreachable = 0
+        error = feed_messages(handle_of(self.local), &at, first, first_size, 0, 0, &tally)
+        if error and not tally.messages and not tally.unreachable:
+            return None
+        return _base.Fed(tally.messages, size - at.left, _base.AGAIN if error else _base.DONE, tally.unreachable)
+
+    cdef object feed_connection(self, const unsigned char *run, size_t size):
+        """The bytes of one record to the connection: Fed, with the bytes that it took as its position; or None."""
+        cdef size_t body = size - RECORD_HEAD
+        cdef ssize_t sent
+        if size <= RECORD_HEAD or body > self.granted or read_number(run, 4) != size - 4:
+            return None
+        if read_number(run + 4, 4) != BYTES_RECORD or read_number(run + 8, 4) != self.stream:
+            return None
+        sent = send_to(self.fd, run + RECORD_HEAD, body, MSG_DONTWAIT | MSG_NOSIGNAL)
+        if sent <= 0:
+            return None  # whatever it is, the usual way meets it too
+        self.granted -= body
+        return _base.Fed(1, sent, _base.DONE if <size_t>sent == body else _base.AGAIN)
 
 
 cdef bint is_readable(void *socket) noexcept nogil:

@@ -1,12 +1,5 @@
 # Streams: what a connection's descriptor has, as one record of a run; a run as records; records to a descriptor.
 
-cdef extern from "sys/socket.h" nogil:
-    ssize_t recv_from "recv"(int fd, void *to, size_t size, int flags)
-    int MSG_DONTWAIT
-
-cdef enum:
-    RECORD_HEAD = 12  # the frame's length, then the record's own header
-
 cdef Block *spare = NULL
 cdef size_t spare_size = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -14,10 +15,12 @@ from tunnel.pump.base import AGAIN, DONE, Fed, Piece, Segment, Status
 from tunnel.pump.twin_runs import Reader
 
 DATA_KIND, ACKED = 6, 2
+BYTES_RECORD = 2
 _FAR = 1 << 62
 _HEADER = struct.Struct("<BBHIQQI")
 _ACK = struct.Struct("<QH")
 _ITEM = struct.Struct("<IQ")
+_RECORD = struct.Struct("<III")
 Socket = zmq.Socket[bytes]
 Feed = Callable[[Socket, Sequence[Segment], int, bytes | None], Fed]
 Send = Callable[[Socket, Sequence[Segment]], Status]
@@ -38,7 +41,7 @@ class Shortcut:
 
     def arm(
         self,
-        local: Socket,
+        local: Socket | tuple[int, int, int],
         link: Socket,
         routing_id: bytes,
         user_id: bytes,
@@ -92,6 +95,10 @@ class Shortcut:
         self._note((False, seq, now_us, piece, len(header)), False, _is_readable(self._link))
         return True
 
+    def depart(self, record: bytes) -> bool:
+        """Send one record of a connection. False: it must go the usual way, and nothing was done."""
+        return self.go([Piece((record,), len(record), 1)], _send)
+
     def _header(self, messages: int, now_us: int) -> bytes:
         flags = ACKED if self.owed_at_us else 0
         header = _HEADER.pack(DATA_KIND, flags, 0, self._out_channel, self._next_seq, now_us, messages)
@@ -109,24 +116,47 @@ class Shortcut:
         now_us = _microseconds()
         begin = self._run_at(frame, now_us)
         run = memoryview(frame)[begin:]
-        if not begin or len(self._journal) >= JOURNAL or not _is_well_formed(run):
+        if not begin or len(self._journal) >= JOURNAL:
+            fed = None
+        elif isinstance(self._local, tuple):
+            fed = self._feed_connection(run, *self._local)
+        else:
+            fed = self._feed_socket(run, self._local, feed)
+        if fed is None:
             self.disarm()
             return False
-        try:
-            fed = feed(self._local, [run], 0, self._prefix)
-        except zmq.ZMQError:
-            fed = Fed(0, 0, AGAIN)
         if fed.status is not DONE:
             self.disarm()
-            if not fed.messages and not fed.unreachable:
-                return False
             self.full = True
         seq, self._due_seq = self._due_seq, self._due_seq + 1
         self._lane_bytes += len(frame)
         self.owed_at_us = self.owed_at_us or now_us
         self._owed_item = True
-        self._note((True, seq, now_us, frame, fed), _is_readable(self._local), False)
+        readable = not isinstance(self._local, tuple) and _is_readable(self._local)
+        self._note((True, seq, now_us, frame, fed), readable, False)
         return True
+
+    def _feed_socket(self, run: memoryview, local: Socket, feed: Feed) -> Fed | None:
+        """Messages to a 0MQ socket. None: nothing was done."""
+        if not _is_well_formed(run):
+            return None
+        try:
+            fed = feed(local, [run], 0, self._prefix)
+        except zmq.ZMQError:
+            return None
+        return fed if fed.status is DONE or fed.messages or fed.unreachable else None
+
+    def _feed_connection(self, run: memoryview, fd: int, stream: int, granted: int) -> Fed | None:
+        """The bytes of one record to the connection: Fed, with the bytes that it took as its position; or None."""
+        body = run[_RECORD.size :]
+        if not 0 < len(body) <= granted or _RECORD.unpack_from(run) != (len(run) - 4, BYTES_RECORD, stream):
+            return None
+        try:
+            sent = os.write(fd, body)
+        except OSError:
+            return None  # whatever it is, the usual way meets it too
+        self._local = fd, stream, granted - len(body)
+        return Fed(1, sent, DONE if sent == len(body) else AGAIN)
 
     def _run_at(self, frame: bytes, now_us: int) -> int:
         """Where the run begins in the frame that is due; 0: this is another one, or must not be fed now."""
@@ -143,6 +173,11 @@ class Shortcut:
                 return 0
             at += _ACK.size + _ITEM.size * int(_ACK.unpack_from(frame, at)[1])
         return at if at < len(frame) else 0
+
+
+def _send(link: Socket, parts: Sequence[Segment]) -> Status:
+    link.send_multipart(parts, zmq.DONTWAIT)
+    return Status.SENT
 
 
 def _microseconds() -> int:
