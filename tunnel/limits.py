@@ -123,8 +123,6 @@ HTTP_HEAD_BYTES: Final = 16 * KIB
 """Request or status line and headers of one message."""
 HTTP_CHUNK_BYTES: Final = 256 * KIB
 """One WebSocket frame, or one numbered chunk of the long-poll form, at most: proxies take bodies of this size."""
-HTTP_MESSAGE_BYTES: Final = 1 * MIB
-"""A WebSocket message of somebody else's making, at most."""
 HTTP_CONNECTIONS: Final = 512
 """Connections of one HTTP port at a time."""
 HTTP_HANDSHAKES: Final = 64

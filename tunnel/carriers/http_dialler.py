@@ -18,7 +18,7 @@ from tunnel.carriers.http_longpoll import LongPoll
 from tunnel.carriers.http_message import MessageError, Stream
 from tunnel.carriers.http_reach import Reach
 from tunnel.carriers.http_websocket import UpgradeError, WebSocket, upgrade
-from tunnel.carriers.http_wire import Count, Wire, WireError, carry
+from tunnel.carriers.http_wire import Count, Wire, WireError
 from tunnel.carriers.ipc import open_port
 from tunnel.config.plan import CarrierPlan
 from tunnel.errors import LinkError, ZtunnelError
@@ -121,7 +121,7 @@ class Dialler:
         self._wires.add(wire)
         self._reason = ""
         try:
-            reason = await carry(wire, device, self._count)
+            reason = await wire.carry(device, self._count)
         finally:
             self._wires.discard(wire)
         if reason:

@@ -23,7 +23,7 @@ from tunnel.carriers.http_message import Head, MessageError, Stream, answer, rea
 from tunnel.carriers.http_sessions import Session, Sessions
 from tunnel.carriers.http_tls import Contexts, in_words, listen_context
 from tunnel.carriers.http_websocket import UpgradeError, accept, is_upgrade
-from tunnel.carriers.http_wire import Count, Wire, carry, open_device
+from tunnel.carriers.http_wire import Count, Wire, open_device
 from tunnel.carriers.tcp import open_port
 from tunnel.config.addresses import http, opened
 from tunnel.config.plan import CarrierPlan
@@ -251,7 +251,7 @@ class Listener:
         self._wires.add(wire)
         began = time.monotonic()
         try:
-            reason = await carry(wire, device, self._count)
+            reason = await wire.carry(device, self._count)
         finally:
             self._wires.discard(wire)
         if reason:

@@ -18,7 +18,7 @@ from typing import Final
 
 from tunnel.carriers.http_message import Head, MessageError, Stream, read_body, read_head, request
 from tunnel.carriers.http_reach import Reach
-from tunnel.carriers.http_wire import WireError
+from tunnel.carriers.http_wire import Count, WireError, carry_chunks
 from tunnel.errors import LinkError
 from tunnel.limits import BYE_S, HTTP_PATIENCE_S, HTTP_REPLY_S, HTTP_RETRY_MAX_S, HTTP_RETRY_MIN_S
 
@@ -52,6 +52,9 @@ class LongPoll:
             said = body.decode(errors="replace")[:200] if "ztunnel" in head.headers else ""
             raise WireError(said or f"a plain request was answered {head.status_words}")
         return wire
+
+    async def carry(self, device: Stream, count: Count) -> str:
+        return await carry_chunks(self, device, count)
 
     async def send(self, data: bytes) -> None:
         if not data:

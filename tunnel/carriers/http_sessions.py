@@ -13,8 +13,8 @@ import urllib.parse
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from tunnel.carriers.http_message import answer
-from tunnel.carriers.http_wire import WireError
+from tunnel.carriers.http_message import Stream, answer
+from tunnel.carriers.http_wire import Count, WireError, carry_chunks
 from tunnel.limits import HTTP_HOLD_S, HTTP_SESSION_S, HTTP_SESSIONS
 
 _OURS: Final = {"Ztunnel": "1"}
@@ -39,6 +39,9 @@ class Session:
         self._down: bytes | None = None
 
     # --- the Wire -----------------------------------------------------------------------------------------------
+    async def carry(self, device: Stream, count: Count) -> str:
+        return await carry_chunks(self, device, count)
+
     async def send(self, data: bytes) -> None:
         async with self._changed:
             await self._changed.wait_for(lambda: self.closed or self._down is None)

@@ -1,8 +1,7 @@
 """The link's bytes in WebSocket frames (RFC 6455): binary messages both ways, no extensions, a ping every 20 s.
 
-The framing is that of the websockets library, without its I/O: here the bytes come from, and go to, asyncio streams.
-Before the first byte each end says `ztunnel` in a text message, which shows that frames come through both ways; `end`
-in one is the orderly end of a direction.
+Here the upgrade and the first words; then http_splice.py carries. Before the first byte each end says `ztunnel` in a
+text message, which shows that frames come through both ways; `end` in one is the orderly end of a direction.
 """
 
 from __future__ import annotations
@@ -11,24 +10,20 @@ import asyncio
 import base64
 import contextlib
 import os
-import time
-from collections import deque
 from typing import Final
 
-from websockets.exceptions import WebSocketException
-from websockets.frames import Frame, Opcode
-from websockets.protocol import Protocol, Side
 from websockets.utils import accept_key
 
+from tunnel.carriers.http_frames import WORD_BYTES, FrameError, Frames, Opcode, frame_of
 from tunnel.carriers.http_message import Head, MessageError, Stream, answer, read_body, read_head, request
 from tunnel.carriers.http_reach import Target
-from tunnel.carriers.http_wire import WireError
+from tunnel.carriers.http_splice import Splice
+from tunnel.carriers.http_wire import Count, WireError
 from tunnel.errors import LinkError
-from tunnel.limits import HTTP_CHUNK_BYTES, HTTP_HELLO_S, HTTP_MESSAGE_BYTES, HTTP_PING_S, HTTP_SILENCE_S
+from tunnel.limits import HTTP_HELLO_S
 
 _HELLO: Final = b"ztunnel"
-_END: Final = b"end"
-_DATA: Final = (Opcode.BINARY, Opcode.CONT)
+_NORMAL: Final = (1000).to_bytes(2, "big")
 
 
 class UpgradeError(LinkError):
@@ -41,102 +36,50 @@ class UpgradeError(LinkError):
 class WebSocket:
     """A Wire, from after the upgrade on."""
 
-    def __init__(self, stream: Stream, side: Side) -> None:
+    def __init__(self, stream: Stream, *, client: bool) -> None:
         self._stream = stream
-        self._protocol = Protocol(side, max_size=HTTP_MESSAGE_BYTES)
-        self._frames: deque[Frame] = deque()
-        self._heard = time.monotonic()
-        self._writing = asyncio.Lock()
-        stream.writer.transport.set_write_buffer_limits(high=2 * HTTP_CHUNK_BYTES)
-        self._alive: asyncio.Task[None] | None = None
+        self._client = client
+        self._frames = Frames(masked=not client)
 
     async def hello(self) -> None:
         """Say the word and hear it, within HTTP_HELLO_S. UpgradeError: it does not come."""
         try:
             async with asyncio.timeout(HTTP_HELLO_S):
-                await self._write_text(_HELLO)
-                frame = await self._next()
+                self._say(Opcode.TEXT, _HELLO)
+                said = await self._hear()
         except TimeoutError:
             raise UpgradeError("the WebSocket was let in, but nothing comes through it") from None
-        except (WireError, OSError) as error:
-            raise UpgradeError(f"the WebSocket was let in, but was cut before anything came: {error}") from None
-        if frame is None or frame.opcode is not Opcode.TEXT or bytes(frame.data) != _HELLO:
+        except (EOFError, OSError, RuntimeError):
+            raise UpgradeError("the WebSocket was let in, but was cut before anything came") from None
+        except FrameError as error:
+            raise UpgradeError(f"the WebSocket was let in by something that breaks its protocol: {error}") from None
+        if said != (Opcode.TEXT, _HELLO):
             raise UpgradeError("the WebSocket was let in by something that is no ztunnel listener")
-        self._alive = asyncio.create_task(self._keep_alive())
 
-    async def send(self, data: bytes) -> None:
-        if not data:
-            await self._write_text(_END)
-            return
-        self._check_open()
-        self._protocol.send_binary(data)
-        await self._flush()
-
-    async def receive(self) -> bytes | bytearray | memoryview:
-        while True:
-            frame = await self._next()
-            if frame is None:
-                raise WireError("the WebSocket was closed by the other end or on the way")
-            if frame.opcode in _DATA and frame.data:
-                return frame.data
-            if frame.opcode is Opcode.TEXT and bytes(frame.data) == _END:
-                return b""
+    async def carry(self, device: Stream, count: Count) -> str:
+        try:
+            return await Splice(self._stream, self._frames, device, count, client=self._client).run()
+        finally:
+            device.close()
+            await self.close()
 
     async def close(self) -> None:
-        if self._alive is not None:
-            self._alive.cancel()
         with contextlib.suppress(Exception):
-            self._protocol.send_close(1000)
-            self._stream.writer.writelines(self._protocol.data_to_send())
+            self._say(Opcode.CLOSE, _NORMAL)
         self._stream.close()
 
-    async def _next(self) -> Frame | None:
-        """The next frame; None at the end. What pings are answered goes out here."""
-        while not self._frames:
-            data = await self._stream.reader.read(HTTP_CHUNK_BYTES)
-            self._heard = time.monotonic()
-            if not data:
-                return None
-            self._protocol.receive_data(data)
-            if self._protocol.writes:
-                await self._flush()
-            for event in self._protocol.events_received():
-                if isinstance(event, Frame):
-                    self._frames.append(event)
-            if self._protocol.parser_exc is not None:
-                raise WireError(f"the other end broke the WebSocket protocol: {self._protocol.parser_exc}")
-        frame = self._frames.popleft()
-        return None if frame.opcode is Opcode.CLOSE else frame
+    def _say(self, opcode: Opcode, word: bytes) -> None:
+        self._stream.writer.write(frame_of(opcode, word, os.urandom(4) if self._client else b""))
 
-    async def _write_text(self, text: bytes) -> None:
-        self._check_open()
-        self._protocol.send_text(text)
-        await self._flush()
-
-    async def _flush(self) -> None:
-        if self._stream.writer.is_closing():  # uvloop raises RuntimeError on a write then
-            raise WireError("the WebSocket was closed by the other end or on the way")
-        for data in self._protocol.data_to_send():
-            if data:
-                self._stream.writer.write(data)
-        async with self._writing:
-            await self._stream.writer.drain()
-
-    def _check_open(self) -> None:
-        if self._protocol.close_expected() or self._protocol.parser_exc is not None:
-            raise WireError("the WebSocket was closed by the other end or on the way")
-
-    async def _keep_alive(self) -> None:
-        """Ping; a silent connection is cut, which ends `receive`."""
+    async def _hear(self) -> tuple[Opcode, bytes | memoryview]:
+        """The next word that is not about the connection itself; nothing behind it is read."""
         while True:
-            await asyncio.sleep(HTTP_PING_S)
-            if time.monotonic() - self._heard > HTTP_SILENCE_S and self._stream.reader._buffer_empty():  # type: ignore[attr-defined]
-                self._stream.abort()
-                return
-            with contextlib.suppress(WebSocketException, OSError, RuntimeError):
-                self._protocol.send_ping(b"")
-                for data in self._protocol.data_to_send():
-                    self._stream.writer.write(data)
+            data = await self._stream.reader.readexactly(min(self._frames.due, WORD_BYTES))
+            for opcode, word in self._frames.feed(memoryview(data)):
+                if opcode is Opcode.PING:
+                    self._say(Opcode.PONG, bytes(word))
+                elif opcode is not Opcode.PONG:
+                    return opcode, word
 
 
 async def upgrade(stream: Stream, target: Target) -> WebSocket:
@@ -162,7 +105,7 @@ async def upgrade(stream: Stream, target: Target) -> WebSocket:
         await _refuse(stream, head)
     if head.headers.get("sec-websocket-accept") != accept_key(key) or "sec-websocket-extensions" in head.headers:
         raise UpgradeError("the WebSocket upgrade was answered wrongly by something on the way")
-    socket = WebSocket(stream, Side.CLIENT)
+    socket = WebSocket(stream, client=True)
     await socket.hello()
     return socket
 
@@ -190,6 +133,6 @@ async def accept(stream: Stream, head: Head) -> WebSocket:
     key = head.headers["sec-websocket-key"]
     headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Accept": accept_key(key)}
     stream.writer.write(answer(101, headers))
-    socket = WebSocket(stream, Side.SERVER)
+    socket = WebSocket(stream, client=False)
     await socket.hello()
     return socket

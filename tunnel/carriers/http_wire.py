@@ -1,8 +1,6 @@
-"""What both forms of the HTTP carrier are to the rest: a byte stream with an end each way; and carrying a device's
-connection over one.
+"""What both forms of the HTTP carrier are to the rest: something that carries a connection of the device's.
 
-Backpressure is waiting: `send` returns when there is room for more, `receive` is called when there is room for what it
-gives. When either end goes, both go; an orderly end of one direction leaves the other open.
+When either end goes, both go; an orderly end of one direction leaves the other open.
 """
 
 from __future__ import annotations
@@ -24,10 +22,21 @@ class WireError(LinkError):
 class Wire(Protocol):
     """A WebSocket, or a long-poll session."""
 
+    async def carry(self, device: Stream, count: Count) -> str:
+        """Both directions to their end; the reason in words when it was no orderly one, else "". Closes both."""
+
+    async def close(self) -> None:
+        """At once, both ways."""
+
+
+class Chunks(Protocol):
+    """A Wire of chunks. Backpressure is waiting: `send` returns when there is room for more, `receive` is called when
+    there is room for what it gives."""
+
     async def send(self, data: bytes) -> None:
         """At most HTTP_CHUNK_BYTES; b"" is the end of this direction. WireError: it is lost."""
 
-    async def receive(self) -> bytes | bytearray | memoryview:
+    async def receive(self) -> bytes:
         """The next bytes; b"" is the end of that direction. WireError: it is lost."""
 
     async def close(self) -> None:
@@ -42,8 +51,8 @@ class Count:
     bytes_out: int = 0
 
 
-async def carry(wire: Wire, device: Stream, count: Count) -> str:
-    """Both directions to their end; the reason in words when it was no orderly one, else "". Closes both."""
+async def carry_chunks(wire: Chunks, device: Stream, count: Count) -> str:
+    """`Wire.carry` of a wire of chunks."""
 
     async def out() -> None:
         while True:
