@@ -13,7 +13,7 @@ import zmq
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "native"
 BUILD = HERE / "build"
-PROGRAMS = ("sender", "receiver", "requester", "replier", "half", "source", "sink")
+PROGRAMS = ("sender", "receiver", "requester", "replier", "half", "source", "sink", "bytes")
 
 
 class BuildError(RuntimeError):

@@ -137,11 +137,20 @@ class Process:
 
 def wait_for_port(port: int, within_s: float = 30.0) -> None:
     """Until something listens there, on loopback."""
+    _wait_for(socket.AF_INET, ("127.0.0.1", port), within_s)
+
+
+def wait_for_socket(path: Path, within_s: float = 30.0) -> None:
+    """Until something listens at this unix socket."""
+    _wait_for(socket.AF_UNIX, str(path), within_s)
+
+
+def _wait_for(family: socket.AddressFamily, address: Any, within_s: float) -> None:
     deadline = time.monotonic() + within_s
     while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
+        with socket.socket(family) as probe:
+            if probe.connect_ex(address) == 0:
                 return
         if time.monotonic() > deadline:
-            raise MeasureError(f"nothing listens at port {port} after {within_s:g} s")
+            raise MeasureError(f"nothing listens at {address} after {within_s:g} s")
         time.sleep(0.02)

@@ -2,7 +2,9 @@
 
     stream     client ─ device ══ one CURVE link over TCP ══ device ─ service
     ssh -L     client ─ ssh ══ one SSH connection ══ sshd ─ service
-    carriers   as stream, the link carried inside SSH (paramiko, openssh) or HTTP (websocket)
+    CURVE      client ─ a C program ══ 0MQ with CURVE ══ a C program ─ service: the floor, without any promise
+    carriers   as stream, the link carried inside SSH (paramiko, openssh) or HTTP (websocket, long-poll)
+    alone      client ─ the SSH carrier ══ sshd ─ service: the carrier's own part, without devices and without CURVE
 
 Everything is on loopback, with a real sshd. The link is dialled from the service's side; ssh from the client's.
 """
@@ -20,15 +22,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from benchmarks import sshd
+from benchmarks import nginx, sshd
 from benchmarks.process import MeasureError, Process, wait_for_port
 from benchmarks.report import Target
 from benchmarks.scenarios import Figures, Stage, cpu, peak_mb, stage
-from benchmarks.systems import ANY_PORT, Joined, fresh_name, halves_of
+from benchmarks.systems import ANY_PORT, Joined, carrier_of, fresh_name, halves_of, key_pair
 from demo.ports import free_ports
 
 GB = 1e9
 MANY = 1000
+FEW = "hwm=8"
+"""Messages that wait in the floor's sockets: 2 MiB, as a fresh lane's credit."""
+NO_ROUTE = ["routes:", "  none:", "    pattern: pipeline", "    from: dmz bind local", "    to: plant bind local"]
 
 
 class StreamSystem(Protocol):
@@ -63,6 +68,39 @@ class SshForward:
         return Joined(clients)  # sshd's part is done by a child of its own: neither is weighed
 
 
+class Curve:
+    """Two C programs with a CURVE hop between, one connection; what is beyond it, no tunnel over 0MQ can reach."""
+
+    name = "curve"
+    title = "CURVE alone"
+
+    def join(self, on: Stage, targets: Mapping[str, str]) -> Joined:
+        clients, halves = {}, []
+        for name, to in targets.items():
+            server, client = key_pair(), key_pair()
+            curve = [f"server_key={server[0]}", f"public={client[0]}", f"secret={client[1]}"]
+            near = on.start("bytes", f"bind={ANY_PORT}", f"server_secret={server[1]}", FEW)
+            hop = near.line("bound ").split()[-1]
+            clients[name] = [f"connect={near.line('listening ').split()[-1]}"]
+            far = on.start("bytes", f"connect={hop}", f"target={to.rpartition(':')[2]}", FEW, *curve)
+            halves += [near, far]
+        return Joined(clients, halves)
+
+
+@dataclass(frozen=True)
+class CarrierAlone:
+    """The SSH carrier's process, as the device meets it: a connection to its socket becomes one to the service."""
+
+    name: str
+    title: str
+    backend: str
+
+    def join(self, on: Stage, targets: Mapping[str, str]) -> Joined:
+        ((name, to),) = targets.items()
+        socket, carrier = on.enter(carrier_of(on.folder / fresh_name(), [*ssh_links(on, self.backend, to), *NO_ROUTE]))
+        return Joined({name: [f"connect=ipc://{socket}"]}, [carrier])
+
+
 @dataclass(frozen=True)
 class Tunnel:
     """Two devices and, where the link has one, its carriers' processes."""
@@ -85,32 +123,42 @@ class Tunnel:
 
     def _links(self, on: Stage) -> list[str]:
         (port,) = free_ports(1)
-        if self.link == "http":
-            address = f"http://127.0.0.1:{port}/link"
-            return ["links:", f"  - listen: dmz {address}", f"    dial: plant {address}"]
+        if self.link in ("http", "long-poll"):
+            dialled = on.enter(nginx.no_upgrades(on.folder, port)) if self.link == "long-poll" else port
+            ends = f"  - listen: dmz http://127.0.0.1:{port}/link", f"    dial: plant http://127.0.0.1:{dialled}/link"
+            return ["links:", *ends]
         listen = f"tcp://127.0.0.1:{port}"
         if self.link == "tcp":
             return ["links:", f"  - listen: dmz {listen}", f"    dial: plant {listen}"]
-        server = on.enter(sshd.running(on.folder))
-        return [
-            "links:",
-            f"  - listen: dmz {listen}",
-            "    dial:",
-            "      side: plant",
-            f"      address: ssh://{server.user}@127.0.0.1:{server.port}/127.0.0.1:{port}",
-            "      ssh:",
-            f"        backend: {self.link}",
-            f"        identity: {server.identity}",
-            f"        known_hosts: {server.known_hosts}",
-        ]
+        return ssh_links(on, self.link, listen)
+
+
+def ssh_links(on: Stage, backend: str, listen: str) -> list[str]:
+    """A link to `listen` through a sshd of its own."""
+    server = on.enter(sshd.running(on.folder))
+    return [
+        "links:",
+        f"  - listen: dmz {listen}",
+        "    dial:",
+        "      side: plant",
+        f"      address: ssh://{server.user}@127.0.0.1:{server.port}/{listen.removeprefix('tcp://')}",
+        "      ssh:",
+        f"        backend: {backend}",
+        f"        identity: {server.identity}",
+        f"        known_hosts: {server.known_hosts}",
+    ]
 
 
 SYSTEMS: tuple[StreamSystem, ...] = (
     Tunnel("stream", "stream", "tcp"),
     SshForward(),
+    Curve(),
+    CarrierAlone("paramiko alone", "paramiko alone", "paramiko"),
+    CarrierAlone("openssh alone", "openssh alone", "openssh"),
     Tunnel("paramiko", "in SSH, paramiko", "paramiko"),
     Tunnel("openssh", "in SSH, openssh", "openssh"),
     Tunnel("websocket", "in HTTP, WebSocket", "http"),
+    Tunnel("long-poll", "in HTTP, long-poll", "long-poll"),
 )
 
 
@@ -154,7 +202,7 @@ class Messages:
     size: int
 
     def runs_on(self, system: StreamSystem) -> bool:
-        return system.name in ("stream", "ssh -L")
+        return system.name in ("stream", "ssh -L", "curve")
 
     def run(self, system: StreamSystem, folder: Path, seconds: float) -> Figures:
         with stage(folder) as on:
@@ -176,7 +224,7 @@ class RoundTrip:
     name: str = "stream round trip"
 
     def runs_on(self, system: StreamSystem) -> bool:
-        return system.name in ("stream", "ssh -L")
+        return system.name in ("stream", "ssh -L", "curve")
 
     def run(self, system: StreamSystem, folder: Path, seconds: float) -> Figures:
         with stage(folder) as on:
@@ -244,8 +292,8 @@ TARGETS = (
     against_ssh("stream round trip", "round trip p50, stream", "p50_us", 2.0, at_least=False),
     Target("1,000 connections", "connections opened a second", "opened_s", False, 500, at_least=True, ours="stream"),
     Target("1,000 connections", "KB resident each, at a half", "kb_each", False, 64, ours="stream"),
-    against_ssh("stream bulk", "bulk, link in SSH by paramiko", "mb_s", 0.5, ours="paramiko"),
-    against_ssh("stream bulk", "bulk, link in SSH by openssh", "mb_s", 0.9, ours="openssh"),
+    against_ssh("stream bulk", "bulk, the SSH carrier, paramiko", "mb_s", 0.5, ours="paramiko alone"),
+    against_ssh("stream bulk", "bulk, the SSH carrier, openssh", "mb_s", 0.9, ours="openssh alone"),
     Target(
         "stream bulk",
         "bulk, link in a WebSocket / over TCP",

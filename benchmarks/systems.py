@@ -18,13 +18,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import zmq
 
 from benchmarks import natives
-from benchmarks.process import Process
+from benchmarks.process import Process, wait_for_socket
 from demo.ports import free_ports
+
+if TYPE_CHECKING:
+    from tunnel.config.plan import Plan
 
 Pattern = Literal["pipeline", "reqrep", "pubsub", "pair"]
 Routes = Mapping[str, tuple[Pattern, str]]
@@ -53,7 +56,8 @@ class System(Protocol):
         """A context in which each route's client reaches its service's endpoint."""
 
 
-def _key_pair() -> tuple[str, str]:
+def key_pair() -> tuple[str, str]:
+    """A fresh CURVE pair: public, secret."""
     public, secret = zmq.curve_keypair()
     return public.decode(), secret.decode()
 
@@ -64,7 +68,7 @@ class Direct:
     name = "direct"
 
     def __init__(self) -> None:
-        self._server, self._client = _key_pair(), _key_pair()
+        self._server, self._client = key_pair(), key_pair()
 
     def service_arguments(self) -> list[str]:
         return [f"server_secret={self._server[1]}"]
@@ -94,7 +98,7 @@ class Proxies:
             yield joined
 
     def _pair(self, folder: Path, pattern: Pattern, end: str) -> tuple[Process, Process, str]:
-        server, client = _key_pair(), _key_pair()
+        server, client = key_pair(), key_pair()
         curve = [f"front_server_key={server[0]}", f"front_public={client[0]}", f"front_secret={client[1]}"]
         listening = [f"front_bind={ANY_PORT}", f"back_bind={ANY_PORT}", f"back_server_secret={server[1]}"]
         near = Process("near half", natives.command("half", f"pattern={pattern}", *listening), folder)
@@ -143,33 +147,62 @@ def fresh_name() -> str:
     return f"bench-{os.getpid()}-{next(_numbers)}"
 
 
+class _Table:
+    """A table with its keys; `lines`: links and routes. The processes of its sides."""
+
+    def __init__(self, home: Path, lines: list[str], stack: ExitStack) -> None:
+        from tunnel.keys import write_pair
+
+        for side in ("dmz", "plant"):
+            write_pair(home / "keys", side)
+        sides = ["sides:", "  dmz:", "    key: keys/dmz.key", "  plant:", "    key: keys/plant.key"]
+        self._home, self._stack = home, stack
+        self._path = home / "bench.yaml"
+        self._path.write_text("\n".join(["version: 1", f"name: {home.name}", *sides, *lines]) + "\n")
+
+    def plan(self, side: str) -> Plan:
+        from tunnel.config import read_plan
+
+        plan = read_plan(self._path, side)
+        self._stack.callback(shutil.rmtree, plan.runtime_dir, ignore_errors=True)
+        return plan
+
+    def device(self, side: str) -> Process:
+        return self._start(f"{side} half", side, "tunnel.device")
+
+    def carrier(self, side: str, name: str) -> Process:
+        return self._start(name, side, "tunnel.carriers.process", "--carrier", name)
+
+    def _start(self, name: str, side: str, module: str, *more: str) -> Process:
+        command = [sys.executable, "-m", module, str(self._path), "--as", side, *more]
+        process = Process(name, command, self._home, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        self._stack.callback(process.end, gently_s=8.0)
+        return process
+
+
 @contextmanager
 def halves_of(home: Path, lines: list[str]) -> Iterator[list[Process]]:
     """The devices of the sides dmz and plant, and their carriers where links have some; `lines`: links and routes."""
-    from tunnel.config import read_plan
-    from tunnel.keys import write_pair
-
-    for side in ("dmz", "plant"):
-        write_pair(home / "keys", side)
-    sides = ["sides:", "  dmz:", "    key: keys/dmz.key", "  plant:", "    key: keys/plant.key"]
-    table = home / "bench.yaml"
-    table.write_text("\n".join(["version: 1", f"name: {home.name}", *sides, *lines]) + "\n")
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with ExitStack() as stack:
-        halves = []
-
-        def start(name: str, module: str, *more: str) -> None:
-            command = [sys.executable, "-m", module, str(table), "--as", side, *more]
-            halves.append(Process(name, command, home, env=environment))
-            stack.callback(halves[-1].end, gently_s=8.0)
-
+        table, halves = _Table(home, lines, stack), []
         for side in ("dmz", "plant"):
-            plan = read_plan(table, side)
-            stack.callback(shutil.rmtree, plan.runtime_dir, ignore_errors=True)
-            start(f"{side} half", "tunnel.device")
-            for carrier in plan.carriers:
-                start(carrier.name, "tunnel.carriers.process", "--carrier", carrier.name)
+            plan = table.plan(side)
+            halves.append(table.device(side))
+            halves += [table.carrier(side, carrier.name) for carrier in plan.carriers]
         yield halves
+
+
+@contextmanager
+def carrier_of(home: Path, lines: list[str]) -> Iterator[tuple[Path, Process]]:
+    """The one carrier of the side plant, without a device: the socket that it takes connections at, and it."""
+    with ExitStack() as stack:
+        table = _Table(home, lines, stack)
+        plan = table.plan("plant")
+        (carrier,) = plan.carriers
+        carrier.socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        process = table.carrier("plant", carrier.name)
+        wait_for_socket(carrier.socket)
+        yield carrier.socket, process
 
 
 ALL: tuple[System, ...] = (Ztunnel(), Proxies(), Direct())

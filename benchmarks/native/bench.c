@@ -85,6 +85,12 @@ void *open_socket(void *context, int type, const char *prefix) {
     if (!socket)
         fail("zmq_socket", zmq_strerror(zmq_errno()));
     secure(socket, prefix);
+    const char *hwm = prefixed(prefix, "hwm");
+    if (hwm) {
+        int messages = atoi(hwm);
+        checked(zmq_setsockopt(socket, ZMQ_SNDHWM, &messages, sizeof messages), "SNDHWM");
+        checked(zmq_setsockopt(socket, ZMQ_RCVHWM, &messages, sizeof messages), "RCVHWM");
+    }
     const char *bind_to = prefixed(prefix, "bind");
     const char *connect_to = prefixed(prefix, "connect");
     if (bind_to) {

@@ -13,7 +13,7 @@ typedef struct { unsigned char _[64]; } __attribute__((aligned(sizeof(void *))))
 typedef void zmq_free_fn(void *data, void *hint);
 
 enum { ZMQ_REQ = 3, ZMQ_REP = 4, ZMQ_DEALER = 5, ZMQ_ROUTER = 6, ZMQ_PULL = 7, ZMQ_PUSH = 8 };
-enum { ZMQ_LINGER = 17, ZMQ_LAST_ENDPOINT = 32 };
+enum { ZMQ_LINGER = 17, ZMQ_SNDHWM = 23, ZMQ_RCVHWM = 24, ZMQ_LAST_ENDPOINT = 32 };
 enum { ZMQ_CURVE_SERVER = 47, ZMQ_CURVE_PUBLICKEY = 48, ZMQ_CURVE_SECRETKEY = 49, ZMQ_CURVE_SERVERKEY = 50 };
 
 #define ZMQ_FUNCTIONS(X) \
@@ -32,6 +32,7 @@ enum { ZMQ_CURVE_SERVER = 47, ZMQ_CURVE_PUBLICKEY = 48, ZMQ_CURVE_SECRETKEY = 49
     X(int, zmq_msg_close, (zmq_msg_t *message)) \
     X(void *, zmq_msg_data, (zmq_msg_t *message)) \
     X(size_t, zmq_msg_size, (const zmq_msg_t *message)) \
+    X(int, zmq_poll, (void *items, int count, long timeout_ms)) \
     X(int, zmq_proxy, (void *frontend, void *backend, void *capture)) \
     X(int, zmq_errno, (void)) \
     X(const char *, zmq_strerror, (int errnum))
@@ -48,7 +49,7 @@ const char *text(const char *name, const char *otherwise);
 double number(const char *name, double otherwise);
 
 /* A socket of this type, bound (bind=) or connected (connect=). CURVE server: server_secret=. CURVE client: server_key=,
- * public=, secret=. `prefix` stands before each of these names. A bound socket's endpoint is printed as a line
+ * public=, secret=. hwm= both ways. `prefix` stands before each of these names. A bound socket's endpoint is printed as a line
  * "bound PREFIX ENDPOINT", so that the driver may bind to port *. */
 void *open_socket(void *context, int type, const char *prefix);
 
