@@ -63,16 +63,16 @@ def read_record(int fd, unsigned char kind, unsigned int stream, size_t most):
         record = PyBytes_FromStringAndSize(<char *>to, RECORD_HEAD + got)
         keep_spare(block, room)
         return record
-    block = shrunk(block, RECORD_HEAD + got)
+    block = shrunk(block, RECORD_HEAD + got, room)
     record = chunk_of(block, block_bytes(block), RECORD_HEAD + got)
     block_release(NULL, block)
     return record
 
 
-cdef Block *shrunk(Block *block, size_t size) noexcept nogil:
+cdef Block *shrunk(Block *block, size_t size, size_t room) noexcept nogil:
     """The same block without the memory that it does not need: a read may have filled little of it."""
     cdef void *less
-    if size > BATCH // 2:
+    if size > room // 2:
         return block
     less = realloc(block, sizeof(Block) + size)
     return <Block *>less if less != NULL else block
