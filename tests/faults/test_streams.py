@@ -9,6 +9,7 @@ import hashlib
 import random
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -65,12 +66,13 @@ class Caller:
         except OSError as error:
             self.broken = f"receiving: {error}"
 
-    def finish(self, within_s: float = 60) -> None:
-        """Send no more, hear the rest."""
+    def stop(self, within_s: float) -> None:
         self._socket.settimeout(within_s)
         self._stop.set()
+
+    def join(self, deadline: float) -> None:
         for thread in self._threads:
-            thread.join(within_s)
+            thread.join(max(0.0, deadline - time.monotonic()))
         self._socket.close()
 
     @property
@@ -79,6 +81,15 @@ class Caller:
 
     def __repr__(self) -> str:
         return f"<Caller sent={self.sent} came={self.came} broken={self.broken!r}>"
+
+
+def finish(callers: list[Caller], within_s: float = 60) -> None:
+    """They send no more, and hear the rest; all by the same time."""
+    deadline = time.monotonic() + within_s
+    for caller in callers:
+        caller.stop(within_s)
+    for caller in callers:
+        caller.join(deadline)
 
 
 def started(rig: Rig, service: Service, **how: list[str]) -> list[Caller]:
@@ -96,8 +107,7 @@ def test_twenty_cuts_keep_connections_open_and_every_byte(rig: Rig, service: Ser
     cut_again_and_again(rig, cuts)
     before = [caller.came for caller in callers]
     until(lambda: all(caller.came > was for caller, was in zip(callers, before, strict=True)), 20, lambda: str(callers))
-    for caller in callers:
-        caller.finish()
+    finish(callers)
     assert all(caller.clean for caller in callers), f"{callers}\n{rig.told()}"
     assert service.accepted == CLIENTS
     assert rig.plant.link()["resumes"] >= CUTS
@@ -107,6 +117,5 @@ def test_twenty_cuts_keep_connections_open_and_every_byte(rig: Rig, service: Ser
 def test_the_same_cuts_lose_bytes_without_replay(rig: Rig, service: Service) -> None:
     callers = started(rig, service, without=["replay"])
     cut_again_and_again(rig, SOME_CUTS)
-    for caller in callers:
-        caller.finish(within_s=3)
+    finish(callers, within_s=3)
     assert not all(caller.clean for caller in callers), "the control shows nothing"
