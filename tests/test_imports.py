@@ -70,7 +70,11 @@ def test_imports_run_one_way(path: Path) -> None:
     assert imported <= lower
 
 
-PURE = [*sorted((ROOT / "tunnel/link").glob("*.py")), *sorted((ROOT / "bridges").glob("framing.py"))]
+PURE = [
+    *sorted((ROOT / "tunnel/link").glob("*.py")),
+    *sorted((ROOT / "bridges").glob("framing.py")),
+    *sorted((ROOT / "bridges/framings").glob("*.py")),
+]
 
 
 @pytest.mark.parametrize("path", PURE, ids=lambda path: path.name)
@@ -79,7 +83,8 @@ def test_the_link_is_pure(path: Path) -> None:
 
 
 def test_the_link_was_looked_at() -> None:
-    assert len(PURE) >= 10
+    assert len(PURE) >= 20
+    assert {"wire.py", "framing.py", "marks.py"} <= {path.name for path in PURE}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "bridges").rglob("*.py")), ids=lambda path: path.name)

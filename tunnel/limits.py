@@ -366,3 +366,16 @@ LOG_REPEATS: Final = 3
 """Of equal lines within that time so many are shown, the others counted."""
 LOG_REPEATS_KEPT: Final = 1024
 """Different lines remembered for that."""
+
+# --- bridges ---------------------------------------------------------------------------------------------------------
+FRAME_BYTES: Final = MIB
+"""Longest message of a bridge's connection unless the table says otherwise: each connection may hold as much."""
+FRAME_MOST_BYTES: Final = 1024 * MIB
+"""... and the most that a table may say: what a session holds (SESSION_BYTES)."""
+FRAME_DELIMITER_BYTES: Final = 64
+"""Delimiters and other marks of a framing."""
+FRAME_HEADER_BYTES: Final = 256
+"""A header with a length in it, altogether."""
+FRAME_PAUSE_MIN_S: Final = 0.001
+FRAME_PAUSE_MAX_S: Final = 3600.0
+"""Pauses that may end a frame lie between these two."""
