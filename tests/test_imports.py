@@ -14,7 +14,7 @@ LAYERS = [
     {"errors", "limits"},
     {"link", "keys", "heap", "places"},
     {"config", "pump", "log", "control"},
-    {"reactor", "resolve", "tap"},
+    {"reactor", "resolve", "tap", "spool"},
     {"monitor", "zap", "taps"},
     {"carriers", "local"},
     {"patterns"},

@@ -6,6 +6,7 @@
     │   └── KeyFileError          exit 2   a key file is missing, unreadable, too open or malformed
     ├── NotRunningError           exit 3   the table is not running here, or its processes do not answer
     ├── LocalError                exit 1   a local 0MQ endpoint could not be opened
+    ├── SpoolError                exit 1   a spool's file could not be opened, or its disk does not answer
     └── LinkError                 exit 1   something about the link
         ├── LocalMisuseError               *we* called the link wrongly: a bug here
         └── RemoteProtocolError            *they* broke the protocol; `code` is what the peer is told
@@ -66,6 +67,10 @@ class NotRunningError(ZtunnelError):
 
 class LocalError(ZtunnelError):
     """A local 0MQ endpoint could not be opened."""
+
+
+class SpoolError(ZtunnelError):
+    """A spool's file could not be opened, or its disk does not answer."""
 
 
 class LinkError(ZtunnelError):

@@ -303,6 +303,52 @@ CONTROL_TIMEOUT_S: Final = 1.0
 CONTROL_IDLE_S: Final = 60.0
 """A control connection that asks nothing for this long is closed."""
 
+# --- the spool (tunnel/spool) ----------------------------------------------------------------------------------------
+SPOOL_PAGE_BYTES: Final = 8 * KIB
+"""SQLite's page: at 4 KiB rows of 1 KiB and of 256 KiB are written slower, at 16 KiB single small rows (measured)."""
+SPOOL_CACHE_BYTES: Final = 8 * MIB
+"""SQLite's page cache; a longer transaction goes to the WAL early."""
+SPOOL_WAITING_BYTES: Final = 32 * MIB
+"""Rows in memory that wait for the disk: `has_room` is False above it, and True again below the half."""
+SPOOL_ROOM_SHARE: Final = 16
+"""A spool that was full has room again when this share of it (one in so many bytes) is free: not for every row."""
+SPOOL_ROW_BYTES: Final = 512 * MIB
+"""A row; SQLite itself ends at 1,000,000,000 bytes."""
+SPOOL_META_BYTES: Final = 64 * KIB
+"""The small JSON beside a message."""
+SPOOL_WAL_BYTES: Final = 16 * MIB
+"""The WAL is carried into the file when so much was written; it is then overwritten from its beginning. (One large row
+makes it as long as that row, until the next calm.)"""
+SPOOL_RESERVE_BYTES: Final = 64 * MIB
+"""Free space of the file system that the spool leaves alone, so that removing rows works where adding does not."""
+SPOOL_RESERVE_SHARE: Final = 8
+"""... but at most one in so many bytes of a small file system."""
+SPOOL_READ_ROWS: Final = 4096
+"""Rows of one answer to `read`."""
+SPOOL_REMOVE_ROWS: Final = 4096
+SPOOL_REMOVE_BYTES: Final = 64 * MIB
+"""Rows removed in one transaction, at most (one at least): new rows wait behind it."""
+SPOOL_REMOVE_S: Final = 0.5
+"""Rows that are done are removed with the next rows that come, or after this time."""
+SPOOL_CALM_S: Final = 1.0
+"""After so long without a write the WAL is carried over and cut; then nothing happens until there is work again."""
+SPOOL_RETRY_MIN_S: Final = 0.2
+SPOOL_RETRY_MAX_S: Final = 5.0
+"""A disk that fails is tried again after a pause that doubles between these two, for ever."""
+SPOOL_EXPIRE_LOOK_S: Final = 30.0
+"""While rows wait that will expire, the clock is looked at this often, for it may be set; it costs no disk access."""
+SPOOL_CLOSE_S: Final = 5.0
+"""`close` waits so long for the disk."""
+SPOOL_DEAD_ROWS: Final = 10_000
+SPOOL_DEAD_BYTES: Final = 64 * MIB
+"""Dead letters kept (the newest always); the oldest go, counted."""
+SPOOL_REASON_CHARACTERS: Final = 1000
+"""Why a row was buried."""
+SPOOL_LIST_ROWS: Final = 1000
+"""Rows of one answer to `list`."""
+SPOOL_SET_ASIDE: Final = 3
+"""Corrupt files kept beside a spool; with so many it is refused, for then the disk is what must be looked at."""
+
 # --- looking at messages (tunnel/tap.py, tunnel/probe.py) ------------------------------------------------------------
 TAP_BATCH_MESSAGES: Final = 16
 """Messages of one batch that a tap shows at most."""
