@@ -21,6 +21,7 @@ Why it is set up as it is:
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import json
@@ -67,6 +68,8 @@ _SAVE: Final = (
     " = (?,?,?,?,?,?,?,?,?)"
 )
 _CORRUPT: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_LAST: Final = (1 << 63) - 1
+"""Above every number."""
 _SMALL_ROW_BYTES: Final = 8 * 1024
 _TOGETHER: Final = (64, 8, 1)
 """Small rows go into the database so many a statement: the interpreter lock is given away once for each statement, and
@@ -110,6 +113,8 @@ class SpoolFile:
             disk = os.statvfs(path.parent)
         except BaseException as error:
             self.close(tidy=False)
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+                raise SpoolError(f"{path} is open in another program: close it; a spool has one owner.") from error
             if isinstance(error, (sqlite3.Error, OSError)):
                 raise SpoolError(f"{path}: the spool could not be opened: {error}.") from error
             raise
@@ -169,7 +174,12 @@ class SpoolFile:
         self.wal_written = SPOOL_WAL_BYTES if self._wal_length() else 0
 
     def _make_file(self) -> bool:
-        """Makes an empty file, readable by its owner only, unless there is one. SQLite gives the WAL the same mode."""
+        """Makes an empty file, readable by its owner only, unless there is one. SQLite gives the WAL the same mode.
+
+        Never in the middle of a life: a file that vanished must not come back empty, with its numbers from 1.
+        """
+        if self.id and not self.path.exists():
+            raise FileNotFoundError(errno.ENOENT, "the file has vanished", str(self.path))
         try:
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
             return True
@@ -188,8 +198,13 @@ class SpoolFile:
                 f"{self.path} was written by {'a newer' if version > SCHEMA_VERSION else 'an older'} ztunnel (version "
                 f"{version} of the file; this one reads {SCHEMA_VERSION}): let that one deliver what is in it."
             )
-        self.id = bytes(_one(db, "SELECT id FROM identity")[0])
-        self.totals = Totals(*_one(db, "SELECT * FROM state"))
+        identity = bytes(_one(db, "SELECT id FROM identity")[0])
+        if self.id not in (b"", identity):
+            raise OSError(f"{self.path} is not the file that it was")
+        self.id = identity
+        totals = Totals(*_one(db, "SELECT * FROM state"))
+        # a disk that forgot what it had confirmed must not make numbers come twice
+        self.totals = replace(totals, next=max(totals.next, self.totals.next))
         if self.totals.next <= (_one(db, "SELECT max(number) FROM rows")[0] or 0):
             raise _corrupt(f"{self.path} holds rows that it never counted")
 
@@ -288,34 +303,37 @@ class SpoolFile:
         self.totals = replace(self.totals, next=rows[-1].number + 1)
         self.wal_written += size + size // 8
 
-    def remove_upto(self, upto: int, born_before: float | None = None) -> tuple[int, int]:
-        """Removes the oldest rows, up to that number, or as long as they were not born after that time.
+    def remove_upto(self, upto: int) -> None:
+        """Removes rows up to that number, oldest first: at most SPOOL_REMOVE_ROWS and _BYTES at once."""
+        self._remove_oldest(upto, float("inf"))
 
-        At most SPOOL_REMOVE_ROWS and _BYTES at once. (number of the last one removed or 0, messages in them)
-        """
+    def expire(self, born: float) -> None:
+        """Removes the oldest rows, as long as they were not born after that; counts their messages `expired`."""
+        self._count(expired=self._remove_oldest(_LAST, born))
+
+    def _remove_oldest(self, upto: int, born: float) -> int:
         last, rows, size, messages = _one(
             self._open(),
             "SELECT max(number), count(*), total(size), total(messages) FROM ("
             " SELECT number, size, messages, sum(size) OVER head AS sum, max(born) OVER head AS born"
             " FROM rows WHERE number <= ?1 WINDOW head AS (ORDER BY number) LIMIT ?2"
             ") WHERE sum - size < ?3 AND born <= ?4",
-            (upto, SPOOL_REMOVE_ROWS, SPOOL_REMOVE_BYTES, float("inf") if born_before is None else born_before),
+            (upto, SPOOL_REMOVE_ROWS, SPOOL_REMOVE_BYTES, born),
         )
         if last is None:
-            return 0, 0
+            return 0
         self._open().execute("DELETE FROM rows WHERE number <= ?", (last,))
         self._removed(rows, int(size), int(messages))
-        return last, int(messages)
+        return int(messages)
 
-    def remove(self, numbers: Sequence[int]) -> int:
-        """Removes these rows, where they are still there; how many messages were in them."""
+    def remove(self, numbers: Sequence[int]) -> None:
+        """Removes these rows, where they are still there."""
         chosen = (json.dumps(list(numbers)),)
         where = "FROM rows WHERE number IN (SELECT value FROM json_each(?))"
         rows, size, messages = _one(self._open(), f"SELECT count(*), total(size), total(messages) {where}", chosen)
         if rows:
             self._open().execute(f"DELETE {where}", chosen)
             self._removed(rows, int(size), int(messages))
-        return int(messages)
 
     def bury(self, number: int, reason: str) -> None:
         """Moves a row to the dead letters, if it is still there; the oldest of those go when they are too many."""
@@ -355,9 +373,6 @@ class SpoolFile:
                 self._removed(rows, int(size), int(messages))
                 self._count(dropped=int(messages))
         return int(messages)
-
-    def count_expired(self, messages: int) -> None:
-        self._count(expired=messages)
 
     def _removed(self, rows: int, size: int, messages: int) -> None:
         self._count(rows=-rows, bytes=-size, messages=-messages)

@@ -33,8 +33,6 @@ from tunnel.spool.rows import Row, Totals, Waiting
 
 State = Literal["ok", "full", "failing"]
 NEVER: Final = float("inf")
-_LAST: Final = (1 << 63) - 1
-"""Above every number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +288,7 @@ class Worker:
     def _write(self) -> None:
         self._reopen()
         self._commit()
-        while self._removal_is_due() and self.orders.empty():
+        while (self._waiting or self._removal_is_due()) and self.orders.empty():
             self._commit()
         if self._file.wal_written > self._file.wal_bytes:
             self._file.checkpoint(cut=False)
@@ -308,23 +306,18 @@ class Worker:
         """Everything that waits goes into one transaction; what is not wanted any more rides along. Then tells."""
         rows = self._rows_with_room()
         if rows or self._removal_is_due():
-            finished, buried = list(self._finished), list(self._buried.items())
             with self._file.transaction():
                 if rows:
                     self._file.insert(rows)
-                for number, reason in buried:
-                    self._file.bury(number, reason)
-                if finished:
-                    self._file.remove(finished)
-                self._remove_old()
-            self._finished.difference_update(finished)
-            for number, _ in buried:
-                del self._buried[number]
+                left = self._remove_some()
+            self._finished.difference_update(left)
+            for number in left:
+                self._buried.pop(number, None)
             self._written(len(rows))
             self._look_at_oldest()
             self._calm_at = self._clock() + SPOOL_CALM_S
             self._tell_all()
-        if self._waiting:
+        if self._waiting and not self._rows_with_room():
             raise OSError(errno.ENOSPC, "only the reserve is left of the file system")
 
     def _rows_with_room(self) -> list[Waiting]:
@@ -349,16 +342,25 @@ class Worker:
             return False
         return self._oldest[1] <= self._wall() - self._expire_s
 
-    def _remove_old(self) -> None:
-        """In a transaction: a group of what is done; only when none of that is left, of what is too old."""
+    def _remove_some(self) -> list[int]:
+        """In a transaction: a group of what is finished, buried and done. Gives the numbers of the first two.
+
+        What is too old goes only when none of those is left, or they would be counted as expired.
+        """
+        on_disk = self._file.totals.next
+        buried = list(itertools.islice((n for n in self._buried if n < on_disk), SPOOL_REMOVE_ROWS))
+        finished = list(itertools.islice((n for n in self._finished if n < on_disk), SPOOL_REMOVE_ROWS))
+        for number in buried:
+            self._file.bury(number, self._buried[number])
+        if finished:
+            self._file.remove(finished)
         if self._done_upto > self._removed_upto:
             self._file.remove_upto(self._done_upto)
-            oldest = self._file.oldest()
-            if oldest is not None and oldest[0] <= self._done_upto:
-                return
-        if self._expire_s is not None:
-            _, messages = self._file.remove_upto(_LAST, self._wall() - self._expire_s)
-            self._file.count_expired(messages)
+        oldest = self._file.oldest()
+        more = len(self._finished) > len(finished) or len(self._buried) > len(buried)
+        if self._expire_s is not None and not more and oldest is not None and oldest[0] > self._done_upto:
+            self._file.expire(self._wall() - self._expire_s)
+        return buried + finished
 
     def _look_at_oldest(self) -> None:
         """After every change of the file: what is oldest now, and when something is due again."""
@@ -370,7 +372,7 @@ class Worker:
         else:
             self._removed_upto = min(self._done_upto, self._file.totals.next - 1)
             if self._finished or self._buried:
-                self._plan_removal(0)
+                self._plan_removal(max(len(self._finished), len(self._buried)))
         self._plan_expiry()
 
     def _plan_expiry(self) -> None:
