@@ -45,7 +45,10 @@ class OptionError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option of a kind: what a schema, a help text or the documentation says of it."""
+    """One option of a kind: what a schema, a help text or the documentation says of it.
+
+    `seconds` are a number here; a table writes them with a unit, as all its times.
+    """
 
     type: OptionType
     default: Any
@@ -229,7 +232,7 @@ class Gathering(Decoder):
 class Framing(ABC):
     """How messages lie in a stream of bytes: immutable, the same for reading and writing.
 
-    What is written is read back as the same message, and what was read can be written.
+    What is written is read back as the same message, but for what an option says is filled up (`pad` without `strip`).
     """
 
     kind: ClassVar[str]

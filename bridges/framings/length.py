@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 from bridges.framings.base import Framing, Gathering, Message, option, wrong
 from tunnel.limits import FRAME_HEADER_BYTES, FRAME_MOST_BYTES
@@ -105,7 +105,7 @@ class Announced(Gathering):
     _limit: int
     """Of header and body."""
 
-    def _announced(self, whole: int, at: int, frames: list[Message]) -> None:
+    def _announced(self, whole: int, at: int, frames: list[Message]) -> NoReturn:
         if whole > self._limit:
             self._too_long(at, frames)
         self._breach(

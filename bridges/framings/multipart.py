@@ -71,7 +71,7 @@ class MultipartDecoder(Gathering):
             word = unpack(data, at)[0]
             end = at + header + (word & ~MORE)
             held += end - at
-            if held > most:
+            if held + (header if word >= MORE else 0) > most:  # another header at least will follow
                 self._too_long(self._held + end - held, frames)
             if end > size:
                 self._need = end - at
