@@ -304,6 +304,10 @@ CONTROL_IDLE_S: Final = 60.0
 """A control connection that asks nothing for this long is closed."""
 
 # --- the spool (tunnel/spool) ----------------------------------------------------------------------------------------
+SPOOL_BYTES: Final = 2 * 1024 * MIB
+"""What a spooled route may keep on disk towards one side, unless the table says otherwise."""
+SPOOL_EXPIRE_S: Final = 7 * 86400.0
+"""... and for how long: a spool that nobody takes from must not hold last year's messages when somebody comes."""
 SPOOL_PAGE_BYTES: Final = 8 * KIB
 """SQLite's page: at 4 KiB rows of 1 KiB and of 256 KiB are written slower, at 16 KiB single small rows (measured)."""
 SPOOL_CACHE_BYTES: Final = 8 * MIB
@@ -425,3 +429,35 @@ FRAME_HEADER_BYTES: Final = 256
 FRAME_PAUSE_MIN_S: Final = 0.001
 FRAME_PAUSE_MAX_S: Final = 3600.0
 """Pauses that may end a frame lie between these two."""
+
+# --- bridges to TCP --------------------------------------------------------------------------------------------------
+BRIDGE_CONNECTIONS: Final = 1000
+"""Connections of one tcp-server at a time, unless the table says otherwise."""
+BRIDGE_POOL: Final = 256
+"""Connections of one tcp-client, at most."""
+BRIDGE_READ_BYTES: Final = 256 * KIB
+"""One read of a connection: into a block that all connections of a bridge share."""
+BRIDGE_READ_HELD_BYTES: Final = 16 * KIB
+"""... while the 0MQ side takes nothing: each connection may come up once more before it is not read any more."""
+BRIDGE_QUEUE_BYTES: Final = MIB
+"""What may wait for one connection that does not read, unless the table says otherwise."""
+BRIDGE_PIPELINE: Final = 64
+BRIDGE_PIPELINE_MOST: Final = 10_000
+"""Requests of one connection under way at a time: unless the table says otherwise, and at most."""
+BRIDGE_TIMEOUT_S: Final = 10.0
+"""A request waits so long for its reply, unless the table says otherwise."""
+BRIDGE_REQUESTS: Final = 65_536
+"""Requests of one bridge under way at a time."""
+BRIDGE_TICK_S: Final = 0.1
+"""How often a bridge looks for what has waited too long, while anything waits."""
+BRIDGE_USER_TIMEOUT_S: Final = 30.0
+"""TCP_USER_TIMEOUT: a device that vanished with data of ours under way is noticed after this."""
+BRIDGE_CONNECT_S: Final = 5.0
+"""A legacy server may take so long to answer a connect."""
+BRIDGE_REDIAL_MIN_S: Final = 0.2
+BRIDGE_REDIAL_MAX_S: Final = 30.0
+"""Pauses between attempts at a legacy server: doubled between these two, with jitter, for ever."""
+BRIDGE_CALM_S: Final = 5.0
+"""A connection that was good for this long begins again with the shortest pause."""
+BRIDGE_LINGER_S: Final = 2.0
+"""What was handed to the 0MQ socket gets so long to leave, on an orderly stop."""

@@ -1,9 +1,12 @@
-"""Where things are on this box: the private runtime folder of a side, and the folder of applications' ipc sockets.
+"""Where things are on this box: a side's private runtime folder and its state, and the folder of applications' ipc sockets.
 
     runtime   $ZTUNNEL_RUNTIME_DIR, else /run/ztunnel (root), $XDG_RUNTIME_DIR/ztunnel,
               /tmp/ztunnel-UID; then /NAME.SIDE
     ipc       $ZTUNNEL_IPC_DIR, else $ZTUNNEL_RUNTIME_DIR/ipc, /run/ztunnel-ipc (root), $XDG_RUNTIME_DIR/ztunnel-ipc,
               /tmp/ztunnel-ipc-UID; then /NAME
+
+    state     $ZTUNNEL_STATE_DIR, else /var/lib/ztunnel (root), $XDG_STATE_HOME/ztunnel, ~/.local/state/ztunnel;
+              then /NAME.SIDE
 
 Only names paths; makes nothing.
 """
@@ -37,6 +40,11 @@ def runtime_dir(name: str, side: str) -> Path:
     return folder
 
 
+def state_dir(name: str, side: str) -> Path:
+    """Where one side of a table keeps what must outlive its processes and the machine's restarts: spools."""
+    return _state_root() / f"{name}.{side}"
+
+
 def ipc_dir(name: str) -> Path:
     """The folder of applications' relative ipc:// sockets, when the table names none."""
     if "ZTUNNEL_IPC_DIR" not in os.environ and os.environ.get("ZTUNNEL_RUNTIME_DIR"):
@@ -50,6 +58,15 @@ def local_path(folder: Path, route: str) -> Path:
     if len(os.fsencode(path)) <= IPC_PATH_BYTES:
         return path
     return folder / f"{hashlib.sha256(route.encode()).hexdigest()[:12]}.ipc"
+
+
+def _state_root() -> Path:
+    if said := os.environ.get("ZTUNNEL_STATE_DIR"):
+        return Path(os.path.abspath(said))
+    if os.geteuid() == 0:
+        return Path("/var/lib/ztunnel")
+    home = os.environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path.home() / ".local/state") / "ztunnel"
 
 
 def _root(variable: str, name: str) -> Path:

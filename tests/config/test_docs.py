@@ -22,6 +22,7 @@ from tunnel.config.model import (
     ProxyModel,
     Route,
     Side,
+    SpoolModel,
     SshModel,
     TableModel,
     TlsModel,
@@ -30,7 +31,7 @@ from tunnel.config.table import APPLICATIONS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "table.md").read_text(encoding="utf-8")
 ON_LINKS: list[type[Model]] = [Link, Listen, Dial, TlsModel, SshModel, ProxyModel]
-MODELS: list[type[Model]] = [TableModel, Side, *ON_LINKS, Route, End, CurveModel, PlainModel, Defaults]
+MODELS: list[type[Model]] = [TableModel, Side, *ON_LINKS, Route, SpoolModel, End, CurveModel, PlainModel, Defaults]
 KEYS = sorted({field.alias or name for model in MODELS for name, field in model.model_fields.items()})
 
 

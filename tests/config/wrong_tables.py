@@ -327,10 +327,53 @@ change(
 change("max_age of nothing", "max_age: 5s", "max_age: ▶0s", "at least 1ms")
 change("an empty max_age", "max_age: 5s", "▶max_age:", "a value is missing after 'max_age:'")
 change(
-    "the delivery spooled",
+    "spooled requests",
     "max_age: 5s",
     "max_age: 5s\n    delivery: ▶spooled",
-    "the delivery 'spooled' is not in this version yet; use confirmed",
+    "who asked may be gone when a request comes from the disk; use confirmed, or a pipeline",
+)
+route(
+    "a spooled pair",
+    "pattern: pair|from: dmz bind local|to: plant bind local|max_age: never|delivery: ▶spooled",
+    "use confirmed, or a spooled pipeline each way",
+)
+route(
+    "a spooled stream",
+    "pattern: stream|from: dmz bind tcp://127.0.0.1:1|to: plant connect tcp://127.0.0.1:2|delivery: ▶spooled",
+    "its delivery is confirmed; take this out",
+)
+route(
+    "spooled topics that nobody is sure to want",
+    "pattern: pubsub|from: dmz bind local|to: plant bind local|delivery: ▶spooled",
+    "say which topics: subscribe: [''] for all",
+)
+route(
+    "spooled and dropping",
+    "pattern: pipeline|from: dmz bind local|to: plant bind local|delivery: spooled|overflow: ▶drop-oldest",
+    "its overflow is block",
+)
+route(
+    "spooled and never sent again",
+    "pattern: pipeline|from: dmz bind local|to: plant bind local|delivery: spooled|on_restart: ▶drop",
+    "always sends again what was not delivered",
+)
+route(
+    "a spool without spooled",
+    "pattern: pipeline|from: dmz bind local|to: plant bind local|▶spool: {max: 2GiB}",
+    "is for a route with delivery: spooled",
+)
+route(
+    "a message that no disk takes",
+    "pattern: pipeline|from: dmz bind local|to: plant bind local|delivery: spooled|max_message: ▶1GiB",
+    "at most 512MiB",
+)
+route(
+    "bounds of a spool",
+    "pattern: pipeline|from: dmz bind local|to: plant bind local|delivery: spooled"
+    "|spool: {max: ▶1KiB, expire: ▶10ms, ▶expires: 7d}",
+    "from 1MiB",
+    "at least 1s, or 'never'",
+    "Did you mean 'expire'?",
 )
 change("an unknown delivery", "max_age: 5s", "max_age: 5s\n    delivery: ▶confrmed", "Did you mean 'confirmed'?")
 change("an unknown overflow", "max_age: 5s", "max_age: 5s\n    overflow: ▶drop_oldest", "Did you mean 'drop-oldest'?")
@@ -640,11 +683,6 @@ def bridge(name: str, lines: str, *words: str) -> None:
 
 LATER = "not in this version yet"
 bridge(
-    "a tcp-server",
-    "side: plant|kind: ▶tcp-server|listen: tcp://127.0.0.1:1|zmq: PUSH connect route:weights",
-    f"tcp-server bridges are {LATER}",
-)
-bridge(
     "an smtp-client", "side: dmz|kind: ▶smtp-client|zmq: PULL connect route:weights", f"smtp-client bridges are {LATER}"
 )
 bridge(
@@ -653,7 +691,7 @@ bridge(
 bridge(
     "a kind nothing is like",
     "side: plant|kind: ▶exec|zmq: PUSH connect route:weights",
-    "'exec' is no kind of bridge. There will be",
+    "'exec' is no kind of bridge. There are tcp-server and tcp-client",
 )
 bridge("a bridge without zmq", "@side: plant|kind: ▶imap", "'zmq:' is missing here", f"imap bridges are {LATER}")
 bridge(
@@ -685,6 +723,72 @@ bridge(
 bridge("a bridge's bad endpoint", "side: plant|kind: ▶imap|zmq: ▶PUSH connect tcp://a", LATER, "has no port")
 bridge("a bridge's socket in a word", "side: plant|kind: ▶imap|zmq: ▶PUSH", LATER, "a bridge's socket is written")
 
+
+def server(name: str, lines: str, *words: str, zmq: str = "PUSH connect route:weights") -> None:
+    """A tcp-server at plant that is right but for these lines."""
+    listen = "" if "listen:" in lines else "listen: tcp://127.0.0.1:4001|"
+    bridge(name, f"side: plant|kind: tcp-server|{listen}zmq: {zmq}|{lines}", *words)
+
+
+def client(name: str, lines: str, *words: str, zmq: str = "REP bind tcp://127.0.0.1:4002") -> None:
+    connect = "" if "connect:" in lines else "connect: tcp://10.0.0.7:4001|"
+    bridge(name, f"side: plant|kind: tcp-client|{connect}zmq: {zmq}|{lines}", *words)
+
+
+ASKS = "REQ connect tcp://127.0.0.1:4003"
+bridge(
+    "a tcp-server without listen",
+    "@side: plant|kind: tcp-server|zmq: PUSH connect route:weights",
+    "'listen:' is missing here",
+)
+server("devices from anywhere", "listen: ▶tcp://192.0.2.1:4001", "nothing says by whom")
+server(
+    "devices from nowhere", "listen: tcp://192.0.2.1:4001|allow: ▶[]", "this list is empty; name networks, or say any"
+)
+server("an empty list of ports", "listen: ▶[]", "this list is empty; name the address that devices dial")
+server("a private port for devices", "listen: ▶local", "'local' is for 0MQ")
+server("an unknown framing", "frame: {kind: ▶lines}", "no framing 'lines'. Did you mean 'line'?")
+server("an unknown option of a framing", "frame: {▶delimitr: x}", "Did you mean 'delimiter'?")
+server("a frame without a unit", "frame: {max_frame: ▶4096}", "has no unit")
+server("a pause without a unit", "frame: {kind: idle, pause: ▶5}", "has no unit")
+server("a wrong value of a framing", "frame: {kind: length, size: ▶3}", "size must be")
+server("a frame that is a list", "frame: ▶[line]", "a mapping is expected here")
+server("an unknown key of a bridge", "▶conections: 5", "Did you mean 'connections'?")
+server("a topic for a PUSH", "▶topic: scales", "topic: is for a PUB")
+server("a timeout for a PUSH", "▶timeout: 5s", "is for a REQ or DEALER")
+server("acked by a PUSH", "accept: ▶acked|ack: x", "a PUSH has accept: queued")
+server("acked without a word", "accept: ▶acked", "'ack:' is missing", zmq=ASKS)
+server("queued by a REQ", "ack: ▶x", "say accept: acked", zmq=ASKS)
+server("a nak for nothing", "▶nak: x", "nak: is for accept: acked", zmq=ASKS)
+server("spooled by a bridge", "accept: ▶spooled", "'spooled' is not in this version yet")
+server("a takeover of nobody", "▶takeover: newest", "needs per_address:")
+server("a takeover by the oldest", "per_address: 1|takeover: ▶oldest", "is no takeover")
+server("to all by a PUSH", "▶to: all", "is for a SUB or PULL")
+server("TLS without a certificate", "▶tls: {ca: x}".replace("▶tls: ", "tls: ▶"), "a server needs cert: and key: here")
+server("a socket of no server", "", "a tcp-server has no XPUB", zmq="▶XPUB bind tcp://127.0.0.1:4003")
+server(
+    "a route without a private socket",
+    "",
+    "has no private socket; let it 'bind local tcp://127.0.0.1:5556'",
+    zmq="▶PUB connect route:ticks",
+)
+client("a client without connect", "connect: ▶[]", "this list is empty; name the address of the server")
+client("a socket of no client", "", "a tcp-client has no ROUTER", zmq="▶ROUTER bind tcp://127.0.0.1:4002")
+client(
+    "correlation without requests",
+    "▶correlate: {offset: 0, length: 2}",
+    "is for a REP",
+    zmq="PULL bind tcp://127.0.0.1:4002",
+)
+client("correlation of nothing", "correlate: {offset: 0, length: ▶0}", "at least 1")
+client("too many connections", "pool: ▶1000", "at most 256")
+client("a start at leisure", "start: ▶later", "is no choice for start")
+bridge(
+    "a 0MQ socket for everybody",
+    "side: plant|kind: tcp-client|connect: tcp://10.0.0.7:4001|zmq: ▶REP bind tcp://192.0.2.1:4002",
+    "let a route bind it",
+)
+
 # --- several at once -------------------------------------------------------------------------------------------------
 
 whole(
@@ -692,7 +796,7 @@ whole(
     BASE.replace("version: 1", "version: ▶3")
     .replace("max_age: 5s", "max_age: ▶soon\n    ▶max_age: 1s\n    window: ▶4\n    ▶windw: 4MiB")
     .replace("from: plant connect tcp://127.0.0.1:6556", "from: ▶plant conect tcp://127.0.0.1:6556")
-    .replace("to: dmz bind tcp://127.0.0.1:5556", "to: ▶dmz bind tcp://192.0.2.1:5556\n    delivery: ▶spooled"),
+    .replace("to: dmz bind tcp://127.0.0.1:5556", "to: ▶dmz bind tcp://192.0.2.1:5556\n    delivery: ▶certain"),
     "tables of version 1",
     "'soon' is no time",
     "'max_age' is here twice",

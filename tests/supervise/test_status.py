@@ -47,6 +47,7 @@ def status(**other: Any) -> dict[str, Any]:
         "links": [link],
         "ports": [port],
         "carriers": [],
+        "bridges": [],
         "routes": {"tasks": route()},
         **other,
     }

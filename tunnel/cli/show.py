@@ -56,6 +56,9 @@ def render_status(status: dict[str, Any], rates: dict[str, dict[str, float]] | N
     if status["carriers"]:
         carried = ("CARRIER", "STATE", "ADDRESS", "CONNECTIONS", "IN", "OUT", "HOW", "REFUSED")
         parts += [Text(), _rows(carried, map(_carrier, status["carriers"]))]
+    if status["bridges"]:
+        bridged = ("BRIDGE", "KIND", "STATE", "CONNECTIONS", "FRAMES IN", "FRAMES OUT", "REFUSED", "DROPPED")
+        parts += [Text(), _rows(bridged, map(_bridge, status["bridges"]))]
     if status["routes"]:
         head = ("ROUTE", "PATTERN", "END", "STATE", "IN", "OUT", "UNACKED", "DROPPED")
         rows = [_route(name, route, rates) for name, route in status["routes"].items()]
@@ -113,16 +116,23 @@ def _link(link: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _port(port: dict[str, Any]) -> tuple[object, ...]:
-    refused = ", ".join(f"{reason} {count}" for reason, count in port["refused"].items() if count)
-    return (port["address"], port["state"], port["connections"], refused or "-")
+    return (port["address"], port["state"], port["connections"], _counts(port["refused"]))
 
 
 def _carrier(carrier: dict[str, Any]) -> tuple[object, ...]:
-    refused = ", ".join(f"{reason} {count}" for reason, count in carrier["refused"].items() if count)
     how = ", ".join(str(word) for word in carrier["detail"].values() if word)
     known = (carrier["name"], carrier["state"], carrier["address"], carrier["connections"])
     moved = ("not counted" if size is None else amount(size) for size in (carrier["bytes_in"], carrier["bytes_out"]))
-    return (*known, *moved, how or "-", refused or "-")
+    return (*known, *moved, how or "-", _counts(carrier["refused"]))
+
+
+def _bridge(bridge: dict[str, Any]) -> tuple[object, ...]:
+    known = (bridge["name"], bridge["kind"], bridge["state"], bridge["connections"])
+    return (*known, bridge["frames_in"], bridge["frames_out"], _counts(bridge["refused"]), _counts(bridge["dropped"]))
+
+
+def _counts(by_reason: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in by_reason.items() if count) or "-"
 
 
 def _route(name: str, route: dict[str, Any], rates: dict[str, dict[str, float]] | None) -> tuple[object, ...]:

@@ -106,7 +106,7 @@ def _plan_what_can_be(table: Table, side: str | None) -> list[str]:
 
 
 def _meaning(table: Table, sides: list[str]) -> dict[str, Any]:
-    from tunnel.config.describe import route_sentence
+    from tunnel.config.describe import bridge_sentence, route_sentence
 
     return {
         "table": table.name,
@@ -114,19 +114,22 @@ def _meaning(table: Table, sides: list[str]) -> dict[str, Any]:
         "sides": list(table.sides),
         "checked_as": sides,
         "routes": {name: route_sentence(table, name) for name in table.routes},
+        "bridges": {name: bridge_sentence(table, name) for name in table.model.bridges},
         "warnings": [_problem(warning) for warning in table.warnings],
         "problems": [],
     }
 
 
 def _print_meaning(table: Table, sides: list[str]) -> None:
-    from tunnel.config.describe import route_sentence
+    from tunnel.config.describe import bridge_sentence, route_sentence
     from tunnel.config.values import listing
 
     for warning in table.warnings:
         typer.echo(f"warning: {warning}", err=True)
     for name in table.routes:
         typer.echo(route_sentence(table, name))
+    for name in table.model.bridges:
+        typer.echo(bridge_sentence(table, name))
     here = f"; checked as {listing(sides, 'and')}, whose secret key is here" if sides else ""
     typer.echo(f"{table.path} is right{here}.")
 

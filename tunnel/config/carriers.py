@@ -80,7 +80,7 @@ class Carriers:
                 peers=peers,
                 allow=allow or Allow(),
                 ssh=self._ssh(address, end.ssh or SshModel(), (*path, "ssh")) if scheme(address) == "ssh" else None,
-                tls=self._tls(end.tls, (*path, "tls"), role) if scheme(address) == "https" and end.tls else None,
+                tls=self.tls(end.tls, (*path, "tls")) if scheme(address) == "https" and end.tls else None,
                 proxy=proxy,
                 source=source,
             )
@@ -119,7 +119,8 @@ class Carriers:
             config,
         )
 
-    def _tls(self, said: TlsModel, path: Steps, role: str) -> TlsPlan:
+    def tls(self, said: TlsModel, path: Steps) -> TlsPlan:
+        """Its files, looked at."""
         cert, key, ca = (
             None if text is None else self._file(text, (*path, word))
             for word, text in (("cert", said.cert), ("key", said.key), ("ca", said.ca))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tunnel.config import check_stream
 from tunnel.config.addresses import opened
 from tunnel.config.checking import Checking
@@ -119,16 +121,19 @@ def _plain(c: Checking, end: End, path: Path) -> None:
 
 def _open(c: Checking, route: Route, end: End, path: Path, broken: frozenset[str]) -> None:
     allow = next((allow for allow in (end.allow, route.allow, c.defaults.allow) if allow is not None), None)
+    if allow is None and ("allow" in broken or "defaults" in c.draft.head.broken):
+        return
+    said_at: Path = (*path, "allow") if end.allow is not None else (path[0], path[1], "allow")
+    tell_open(c, open_binds(end)[0], allow, path, said_at)
+
+
+def tell_open(c: Checking, address: str, allow: Sequence[object] | None, path: Path, said_at: Path) -> None:
+    """Nothing is open beyond this box unless the table says to whom. `said_at`: where `allow` stands."""
     if allow is None:
-        if "allow" in broken or "defaults" in c.draft.head.broken:
-            return
         c.tell(
             path,
-            f"{open_binds(end)[0]} can be reached from beyond this box, and nothing says by whom; "
+            f"{address} can be reached from beyond this box, and nothing says by whom; "
             "add allow: with networks such as 192.0.2.0/24, or allow: any.",
         )
     elif not allow:
-        c.tell(
-            (*path, "allow") if end.allow is not None else (path[0], path[1], "allow"),
-            "this list is empty; name networks, or say any.",
-        )
+        c.tell(said_at, "this list is empty; name networks, or say any.")

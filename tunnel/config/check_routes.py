@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from tunnel.config import check_stream
+from tunnel.config import check_spooled, check_stream
 from tunnel.config.addresses import opened
 from tunnel.config.check_ends import check_end
 from tunnel.config.checking import Checking
@@ -75,6 +75,7 @@ def _pattern(c: Checking, route: Route, path: Path, broken: frozenset[str]) -> N
         if getattr(route, key) is not None and pattern != "pubsub":
             c.tell((*path, key), f"{key}: is for pubsub routes; {pattern} has no topics.", key=True)
     check_stream.check_route(c, route, path)
+    check_spooled.check_route(c, route, path, broken)
     if pattern == "reqrep" and c.settings(route).overflow == "keep-latest":
         place: Path = (*path, "overflow") if route.overflow else ("defaults", "overflow")
         c.tell(

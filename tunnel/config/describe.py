@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tunnel.config.addresses import WEB, bracketed, opened, scheme, ssh
+from tunnel.config.bridge_model import Tcp, TcpClient, TcpServer
 from tunnel.config.model import Dial, End, Link, Route
 from tunnel.config.plan import Allow
-from tunnel.config.render import duration_text
-from tunnel.config.table import APPLICATIONS, Table, dialler_of, end_allow, link_allow, sides_of
-from tunnel.config.values import listing
+from tunnel.config.render import duration_text, size_text
+from tunnel.config.table import APPLICATIONS, Settings, Table, dialler_of, end_allow, link_allow, sides_of
+from tunnel.config.values import listing, networks_of
 
 
 def route_sentence(table: Table, name: str) -> str:
@@ -27,12 +28,31 @@ def route_sentence(table: Table, name: str) -> str:
     near, far = (words[0] for words in APPLICATIONS[route.pattern])
     parts = [
         f"{name}: {near} applications at {listing(froms, 'and')} → {far} applications at {listing(tos, 'and')}",
-        settings.delivery,
+        settings.delivery if settings.delivery != "spooled" else _spooled(settings),
         settings.overflow,
         *([] if settings.max_age_s is None else [f"at most {duration_text(settings.max_age_s)} old"]),
         dialled_by,
     ]
     return ", ".join(parts)
+
+
+def _spooled(settings: Settings) -> str:
+    """`spooled (up to 2GiB, 7d)`."""
+    expire_s = settings.spool_expire_s
+    kept = "for ever" if expire_s is None else duration_text(expire_s)
+    return f"spooled (up to {size_text(settings.spool_bytes)}, {kept})"
+
+
+def bridge_sentence(table: Table, name: str) -> str:
+    """`scales: devices dial tcp://10.0.0.1:4001 at plant, lines ↔ PUSH connect route:weights`"""
+    bridge = table.model.bridges[name]
+    where = f"devices dial {listing(bridge.listen, 'and')}" if isinstance(bridge, TcpServer) else ""
+    if isinstance(bridge, TcpClient):
+        where = f"dials {listing(bridge.connect)}"
+    said = bridge.zmq
+    socket = f"{said.socket} {said.method} {f'route:{said.route}' if said.route else listing(said.endpoints, 'and')}"
+    frame = bridge.frame.kind if isinstance(bridge, Tcp) and bridge.frame is not None else "line"
+    return f"{name}: {bridge.kind} at {bridge.side}, {where}, framing {frame} ↔ {socket}"
 
 
 def _clients(route: Route) -> str:
@@ -94,7 +114,7 @@ class Ports:
 def ports(table: Table) -> Ports:
     """The firewall matrix of a table."""
     opens, calls, untold = [], [], []
-    for item in (*_of_links(table), *_of_routes(table)):
+    for item in (*_of_links(table), *_of_routes(table), *_of_bridges(table)):
         if isinstance(item, Opening):
             opens.append(item)
         elif isinstance(item, Call):
@@ -150,6 +170,19 @@ def _of_routes(table: Table) -> Iterator[Opening | Call | str]:
                 if end.bare:
                     yield f"the end of {name} at {end.side}"
                 yield from _of_end(table, name, route, end, number)
+
+
+def _of_bridges(table: Table) -> Iterator[Opening | Call | str]:
+    for name, bridge in table.model.bridges.items():
+        if isinstance(bridge, TcpServer):
+            said = bridge.allow if bridge.allow is not None else table.model.defaults.allow
+            allow = Allow(*networks_of(said)) if said is not None else Allow()
+            proof = "TLS certificate" if bridge.tls is not None and bridge.tls.ca else ""
+            for address in bridge.listen:
+                yield Opening(bridge.side, address, f"devices of {name}", _let_in(allow, address), proof)
+        elif isinstance(bridge, TcpClient):
+            for address in bridge.connect:
+                yield Call(bridge.side, address, f"server of {name}")
 
 
 def _of_end(table: Table, name: str, route: Route, end: End, number: int) -> Iterator[Opening | Call]:

@@ -28,6 +28,14 @@ class Expanded(str):
     __slots__ = ()
 
 
+class Within(ValueError):
+    """What is wrong lies at this key of the value."""
+
+    def __init__(self, key: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.key = key
+
+
 class _OneOrMore:
     """A list, or one item in place of a list of one."""
 
@@ -69,6 +77,11 @@ def of_text(read: Callable[[str], T]) -> Callable[[object], T]:
     return lambda value: read(_text(value))
 
 
+def word_of(what: str, choices: tuple[str, ...], later: dict[str, str] | None = None) -> BeforeValidator:
+    """One of these words. `later`: words that will come, and what to do until then."""
+    return _pick(what, choices, later or {}, {})
+
+
 def _pick(what: str, choices: tuple[str, ...], later: dict[str, str], nicknames: dict[str, str]) -> BeforeValidator:
     def pick(value: object) -> object:
         if not isinstance(value, str):
@@ -90,6 +103,15 @@ def _age(value: object) -> float:
     seconds = values.duration(value)
     if seconds < 0.001:
         raise ValueError("max_age is at least 1ms, or 'never'.")
+    return seconds
+
+
+def _expiry(value: object) -> float:
+    if value == "never":
+        return NEVER
+    seconds = values.duration(value)
+    if seconds < 1:
+        raise ValueError("expire is at least 1s, or 'never'.")
     return seconds
 
 
@@ -142,6 +164,12 @@ SessionSize = Annotated[
     PlainValidator(_bounded_size(1 << 20, 1 << 40, "1MiB to 1024GiB")),
     WithJsonSchema({"type": "string", "examples": ["1GiB"]}),
 ]
+SpoolSize = Annotated[
+    int,
+    PlainValidator(_bounded_size(1 << 20, 1 << 44, "1MiB to 16384GiB")),
+    WithJsonSchema({"type": "string", "examples": ["2GiB"]}),
+]
+Expiry = Annotated[float, PlainValidator(_expiry), WithJsonSchema({"type": "string", "examples": ["7d", "never"]})]
 Span = Annotated[float, PlainValidator(_span), WithJsonSchema({"type": "string", "examples": ["5s", "200ms"]})]
 Idle = Annotated[float, PlainValidator(_idle), WithJsonSchema({"type": "string", "examples": ["1h", "never"]})]
 Age = Annotated[float, PlainValidator(_age), WithJsonSchema({"type": "string", "examples": ["5s", "never"]})]
@@ -203,8 +231,8 @@ DeliveryWord = Annotated[
     Delivery,
     _pick(
         "delivery",
-        ("live", "confirmed"),
-        {"spooled": "use confirmed, which outlives a cut link but not a crash"},
+        ("live", "confirmed", "spooled"),
+        {},
         {"at-most-once": "live", "at-least-once": "confirmed", "exactly-once": "confirmed", "durable": "spooled"},
     ),
 ]

@@ -31,6 +31,7 @@ from tunnel.config.fields import (
     Connections,
     DeliveryWord,
     DialAddress,
+    Expiry,
     Flag,
     Hwm,
     Idle,
@@ -48,6 +49,7 @@ from tunnel.config.fields import (
     SessionSize,
     Size,
     Span,
+    SpoolSize,
     Text,
     TopicPrefix,
     Version,
@@ -180,6 +182,15 @@ class Topics(Model):
     deny: OneOrMore[TopicPrefix] = ()
 
 
+class SpoolModel(Model):
+    """Bounds of what a spooled route keeps on disk, towards each side."""
+
+    max: SpoolSize | None = None
+    """Bytes; when they are used up no more is read from applications."""
+    expire: Expiry | None = None
+    """A message that lay there longer is dropped, counted; a time, or never."""
+
+
 class Route(Model):
     """One route: requests, tasks and published messages enter at `from` and leave at `to`."""
 
@@ -197,6 +208,7 @@ class Route(Model):
     max_age: Age | None = None
     """A message older than this is not delivered any more; a time, or never. reqrep and pair must say it."""
     on_restart: RestartWord | None = None
+    spool: SpoolModel | None = None
     topics: Topics | None = None
     subscribe: OneOrMore[TopicPrefix] | None = None
     """Standing subscriptions (pubsub)."""
@@ -301,8 +313,6 @@ class Link(Model):
 
 SOCKETS: Final = ("REQ", "REP", "DEALER", "ROUTER", "PUB", "SUB", "XPUB", "XSUB", "PUSH", "PULL", "PAIR")
 LATER_KINDS: Final = {
-    "tcp-server": "let the devices' own program talk 0MQ to the route",
-    "tcp-client": "let a program of yours talk to the device and 0MQ to the route",
     "smtp-server": "let a program of yours take the mail and push it to the route",
     "smtp-client": "let a program of yours pull from the route and send the mail",
     "imap": "let a program of yours fetch the mail and push it to the route",
@@ -342,12 +352,14 @@ def _bridge_socket(text: str) -> BridgeSocket:
 
 
 class Bridge(Model):
-    """A program that turns something else into messages; every kind comes in a later version."""
+    """A program that turns something else into messages. Each kind brings keys of its own: `bridge_model.KINDS`."""
 
-    model_config = ConfigDict(extra="allow")  # each kind will bring its own keys
+    model_config = ConfigDict(extra="allow")
     side: Words
     kind: Text
     zmq: Annotated[BridgeSocket, PlainValidator(of_text(_bridge_socket)), WithJsonSchema(STRING)]
+    hwm: Hwm | None = None
+    """High-water mark of its 0MQ socket, in messages."""
     DUMMY = {"side": "", "kind": "", "zmq": "PAIR connect route:"}
     HOLES = {"side": None, "kind": None, "zmq": None}
 
@@ -363,6 +375,7 @@ class Defaults(Model):
     max_message: Size | None = None
     max_age: Age | None = None
     on_restart: RestartWord | None = None
+    spool: SpoolModel | None = None
     hwm: Hwm | None = None
     sndbuf: Size | None = None
     heartbeat: Span | None = None

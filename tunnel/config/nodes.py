@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import yaml
 from yaml.events import (
@@ -78,6 +78,15 @@ class Seq:
 
 
 Node: TypeAlias = Scalar | Map | Seq
+
+
+def plain(node: Node) -> Any:
+    """What a node says, as plain values."""
+    if isinstance(node, Scalar):
+        return str(node.value) if isinstance(node.value, str) else node.value
+    if isinstance(node, Seq):
+        return [plain(item) for item in node.items]
+    return {key: plain(entry.node) for key, entry in node.entries.items()}
 
 
 def show_path(path: Path) -> str:

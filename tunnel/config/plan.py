@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tunnel.keys import KeyPair, Secret
 from tunnel.limits import LOCAL_HWM, MAX_MESSAGE_BYTES, STREAM_CONNECT_S, STREAM_CONNECTIONS, WINDOW_BYTES
+
+if TYPE_CHECKING:
+    from tunnel.config.bridge_plan import BridgePlan
 
 Pattern = Literal["reqrep", "pubsub", "pipeline", "pair", "stream"]
 Where = Literal["from", "to"]
@@ -20,7 +23,7 @@ Socket = Literal["ROUTER", "DEALER", "XSUB", "XPUB", "PULL", "PUSH", "PAIR", "TC
 """TCP: a byte stream, over TCP or a unix socket (pattern stream)."""
 Scheme = Literal["ssh", "http", "https"]
 """Schemes whose carrier has a process of its own."""
-Delivery = Literal["live", "confirmed"]
+Delivery = Literal["live", "confirmed", "spooled"]
 Overflow = Literal["block", "drop-newest", "drop-oldest", "keep-latest"]
 Priority = Literal["high", "normal", "bulk"]
 Network = IPv4Network | IPv6Network
@@ -39,6 +42,7 @@ __all__ = [
     "ProxyPlan",
     "RoutePlan",
     "Secret",
+    "SpoolPlan",
     "SshPlan",
     "StreamPlan",
     "TlsPlan",
@@ -127,6 +131,19 @@ class StreamPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class SpoolPlan:
+    """What a spooled route keeps on disk where its messages enter: one file for each side that takes them."""
+
+    folder: Path
+    max_bytes: int
+    expire_s: float | None
+    """None: never."""
+
+    def file(self, peer: str) -> Path:
+        return self.folder / f"{peer}.db"
+
+
+@dataclass(frozen=True, slots=True)
 class RoutePlan:
     """One route as this side runs it."""
 
@@ -153,6 +170,8 @@ class RoutePlan:
     """Standing subscriptions of a pubsub route."""
     stream: StreamPlan | None = None
     """pattern stream only."""
+    spool: SpoolPlan | None = None
+    """delivery spooled, at `from`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,4 +286,5 @@ class Plan:
     session_bytes: int
     carriers: tuple[CarrierPlan, ...] = ()
     """Processes that carry links."""
+    bridges: tuple[BridgePlan, ...] = ()
     warnings: tuple[str, ...] = field(default=())

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tunnel import places
+from tunnel.config import bridges
 from tunnel.config.addresses import opened
 from tunnel.config.carriers import Carriers
 from tunnel.config.fields import NEVER
@@ -30,11 +31,12 @@ from tunnel.config.plan import (
     Plan,
     RoutePlan,
     Secret,
+    SpoolPlan,
     StreamPlan,
     Topics,
     Where,
 )
-from tunnel.config.table import SOCKETS, Table, end_allow, link_allow, settle, sides_of
+from tunnel.config.table import SOCKETS, Settings, Table, end_allow, link_allow, settle, sides_of
 from tunnel.config.values import suggest
 from tunnel.errors import KeyFileError, Problem, TableError, UsageError
 from tunnel.keys import pair_from_text, read_pair, read_public, secret_beside
@@ -157,6 +159,7 @@ class Planner:
         self.problems: list[Problem] = []
         self.carriers = Carriers(self)
         self.runtime_dir = places.runtime_dir(table.name, side)
+        self.state_dir = places.state_dir(table.name, side)
         said = table.model.ipc_dir
         self.ipc_dir = places.ipc_dir(table.name) if said is None else table.tree.folder(("ipc_dir",)) / said
 
@@ -176,6 +179,7 @@ class Planner:
             runtime_dir=self.runtime_dir,
             ipc_dir=self.ipc_dir,
             carriers=tuple(self.carriers.plans),
+            bridges=bridges.plans(self),
             session_bytes=self.table.model.session or SESSION_BYTES,
             warnings=tuple(map(str, self.table.warnings)),
         )
@@ -200,7 +204,7 @@ class Planner:
                     f"this box is {self.side}, and its own address is missing here; write '{self.side} tcp://...'.",
                 )
                 continue
-            address = self._address(link.listen.address, path)
+            address = self.address(link.listen.address, path)
             allow = link_allow(link, self.table.model.defaults)
             self._group(link.listen.group, path)
             # one address, one listener (check.py sees to it that they agree)
@@ -225,7 +229,7 @@ class Planner:
             self.tell(
                 path, f"this box is {self.side}, and it is not told here what to dial; write '{self.side} tcp://...'."
             )
-        addresses = tuple(self._address(address, path) for address in dial.address)
+        addresses = tuple(self.address(address, path) for address in dial.address)
         return DialPlan(peer, addresses, dial.source, self.carriers.dial(dial, peer, path))
 
     # routes
@@ -263,7 +267,11 @@ class Planner:
             topics=topics,
             subscribe=route.subscribe or (),
             stream=self._stream(route, end) if route.pattern == "stream" else None,
+            spool=self._spool(name, settings) if settings.delivery == "spooled" and where == "from" else None,
         )
+
+    def _spool(self, name: str, settings: Settings) -> SpoolPlan:
+        return SpoolPlan(self.state_dir / "spool" / name, settings.spool_bytes, settings.spool_expire_s)
 
     def _stream(self, route: Route, end: End) -> StreamPlan:
         return StreamPlan(
@@ -275,9 +283,9 @@ class Planner:
 
     def _end(self, name: str, route: Route, end: End, where: Where, path: Steps) -> EndPlan:
         defaults = self.table.model.defaults
-        bind = [Endpoint("bind", self._address(text, (*path, "bind", i), name)) for i, text in enumerate(end.bind)]
+        bind = [Endpoint("bind", self.address(text, (*path, "bind", i), name)) for i, text in enumerate(end.bind)]
         connect = [
-            Endpoint("connect", self._address(text, (*path, "connect", i), name)) for i, text in enumerate(end.connect)
+            Endpoint("connect", self.address(text, (*path, "connect", i), name)) for i, text in enumerate(end.connect)
         ]
         self._group(end.group, path)
         keepalive = end.keepalive if end.keepalive is not None else defaults.keepalive
@@ -298,7 +306,7 @@ class Planner:
             group=end.group,
         )
 
-    def _address(self, text: str, path: Steps, route: str = "") -> str:
+    def address(self, text: str, path: Steps, route: str = "") -> str:
         """An endpoint as libzmq wants it: `local` and relative ipc:// paths made absolute."""
         if text == "local":
             return f"ipc://{places.local_path(self.runtime_dir, route)}"

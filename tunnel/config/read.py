@@ -7,11 +7,13 @@ A part with something wrong in it is still read for the rest, so that the cross 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from tunnel.config.bridge_model import KINDS
+from tunnel.config.fields import Within
 from tunnel.config.load import SECTIONS, Tree
 from tunnel.config.model import Bridge, Link, Model, Route, Side, TableModel
 from tunnel.config.nodes import Map, Node, Path, Scalar, Seq
@@ -92,7 +94,14 @@ def _named(tree: Tree, section: str, model: type[M], into: dict[str, Part[M] | N
             name(key)
         except ValueError as error:
             tree.problems.append(tree.problem(path, str(error), key=True))
-        into[key] = _part(model, tree, path, item.node, f"a {section.removesuffix('s')}")
+        into[key] = _part(_model_of(model, item.node), tree, path, item.node, f"a {section.removesuffix('s')}")
+
+
+def _model_of(model: type[M], node: Node) -> type[M]:
+    """A bridge's own model, where its kind is known."""
+    kind = node.entries.get("kind") if model is Bridge and isinstance(node, Map) else None
+    known = KINDS.get(str(kind.node.value)) if kind is not None and isinstance(kind.node, Scalar) else None
+    return model if known is None else cast("type[M]", known)
 
 
 def _part(model: type[M], tree: Tree, path: Path, node: Node, what: str) -> Part[M] | None:
@@ -173,7 +182,8 @@ def _problem(model: type[Model], tree: Tree, path: Path, detail: ErrorDetails) -
     kind = detail["type"]
     context = detail.get("ctx", {})
     if kind == "value_error":
-        return tree.problem(place, str(context["error"]))
+        error = context["error"]
+        return tree.problem((*place, error.key) if isinstance(error, Within) else place, str(error))
     if kind == "extra_forbidden":
         key = str(detail["loc"][-1])
         return tree.problem(place, _unknown_key(key, _keys(model, detail)), key=True)

@@ -17,9 +17,21 @@ import yaml
 
 from tunnel.config.addresses import is_open
 from tunnel.config.fields import NEVER
-from tunnel.config.model import Defaults, Dial, End, Link, Listen, ProxyModel, Route, SecretRef, SshModel, TlsModel
+from tunnel.config.model import (
+    Defaults,
+    Dial,
+    End,
+    Link,
+    Listen,
+    ProxyModel,
+    Route,
+    SecretRef,
+    SpoolModel,
+    SshModel,
+    TlsModel,
+)
 from tunnel.config.nodes import Path as Steps
-from tunnel.config.nodes import reads_as_text
+from tunnel.config.nodes import plain, reads_as_text
 from tunnel.config.plan import Network
 from tunnel.config.table import Table, open_binds, sides_of
 from tunnel.config.values import Z85
@@ -63,7 +75,21 @@ class _Renderer:
             sides={name: self._side(name) for name in self.source.sides if name in self.kept},
             links=[link for link in links if link is not None],
             routes={name: self._route(name, route) for name, route in self.routes.items()},
+            bridges={name: self._bridge(name) for name, said in model.bridges.items() if said.side == self.side}
+            or None,
         )
+
+    def _bridge(self, name: str) -> Data:
+        """As it stands in the table, but for paths: other sides' bridges are nobody else's business."""
+        path: Steps = ("bridges", name)
+        said: Data = plain(self.source.tree.find(path)[0])
+        if "allow" not in said and said["kind"] == "tcp-server":
+            said |= _said(allow=_allow(self.source.model.defaults.allow))
+        tls = said.get("tls", {})
+        for word in ("cert", "key", "ca"):
+            if word in tls:
+                tls[word] = self._path((*path, "tls", word), tls[word])
+        return said
 
     def _side(self, name: str) -> Data:
         side, path = self.source.model.sides[name], ("sides", name)
@@ -232,7 +258,18 @@ def _options(part: Route | Defaults) -> Data:
         "max_message": None if part.max_message is None else size_text(part.max_message),
         "max_age": None if age is None else "never" if age == NEVER else duration_text(age),
         "on_restart": part.on_restart,
+        "spool": _spool(part.spool),
     }
+
+
+def _spool(spool: SpoolModel | None) -> Data | None:
+    if spool is None:
+        return None
+    expire = spool.expire
+    return _said(
+        max=None if spool.max is None else size_text(spool.max),
+        expire=None if expire is None else "never" if expire == NEVER else duration_text(expire),
+    )
 
 
 def _defaults(defaults: Defaults) -> Data:

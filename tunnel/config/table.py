@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from tunnel.config.addresses import is_open
 from tunnel.config.fields import NEVER
@@ -14,8 +14,9 @@ from tunnel.config.model import Defaults, End, Link, Route, TableModel
 from tunnel.config.plan import Allow, Delivery, Overflow, Pattern, Priority, Socket, Where
 from tunnel.config.values import networks_of
 from tunnel.errors import Problem
-from tunnel.limits import MAX_MESSAGE_BYTES, WINDOW_BYTES
+from tunnel.limits import MAX_MESSAGE_BYTES, SPOOL_BYTES, SPOOL_EXPIRE_S, WINDOW_BYTES
 
+T = TypeVar("T")
 SOCKETS: Final[Mapping[Pattern, tuple[Socket, Socket]]] = {
     "reqrep": ("ROUTER", "DEALER"),
     "pubsub": ("XSUB", "XPUB"),
@@ -81,23 +82,37 @@ class Settings:
     max_age_s: float | None
     """None: never."""
     drop_on_restart: bool
+    spool_bytes: int = SPOOL_BYTES
+    spool_expire_s: float | None = SPOOL_EXPIRE_S
+    """None: never."""
 
 
 def settle(route: Route, defaults: Defaults) -> Settings:
     if route.pattern == "stream":
         return _settle_stream(route, defaults)
+    delivery = route.delivery or defaults.delivery or "confirmed"
     overflow = route.overflow or defaults.overflow or ("drop-oldest" if route.pattern == "pubsub" else "block")
+    if delivery == "spooled" and route.overflow is None:
+        overflow = "block"  # what defaults say is for routes that can drop
     age = route.max_age or defaults.max_age
+    spools = [part for part in (route.spool, defaults.spool) if part is not None]
+    expire = _first(part.expire for part in spools) or SPOOL_EXPIRE_S
     restart = route.on_restart or defaults.on_restart or ("drop" if route.pattern == "reqrep" else "resend")
     return Settings(
-        delivery=route.delivery or defaults.delivery or "confirmed",
+        delivery=delivery,
         overflow=overflow,
         window_bytes=route.window or defaults.window or WINDOW_BYTES,
         priority=route.priority or defaults.priority or "normal",
         max_message_bytes=route.max_message or defaults.max_message or MAX_MESSAGE_BYTES,
         max_age_s=None if age is None or age == NEVER else age,
         drop_on_restart=restart == "drop",
+        spool_bytes=_first(part.max for part in spools) or SPOOL_BYTES,
+        spool_expire_s=None if expire == NEVER else expire,
     )
+
+
+def _first(values: Iterable[T | None]) -> T | None:
+    return next((value for value in values if value is not None), None)
 
 
 def _settle_stream(route: Route, defaults: Defaults) -> Settings:

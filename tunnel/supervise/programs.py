@@ -1,4 +1,4 @@
-"""Plan → the processes of a side: the device, and the carriers with a process of their own. Bridges will join here.
+"""Plan → the processes of a side: the device, the carriers with a process of their own, the bridges.
 
 The list is written to `programs.json` in the runtime folder; supervisord's configuration holds names only, so that no
 path, however odd, has to survive its quoting (`tunnel/supervise/child.py` reads the list and becomes the program).
@@ -17,6 +17,7 @@ import tunnel
 from tunnel.limits import STOP_WAIT_S
 
 if TYPE_CHECKING:
+    from tunnel.config.bridge_plan import BridgePlan
     from tunnel.config.plan import CarrierPlan, Plan
 
 PROGRAMS: Final = "programs.json"
@@ -34,7 +35,7 @@ class Program:
     control: str | None = None
     """Its control socket in the runtime folder; None: it has none."""
     about: dict[str, Any] = field(default_factory=dict)
-    """A carrier: {scheme, role, address, peers}, for the status of one that does not answer."""
+    """Of one that does not answer, for the status. A carrier: {scheme, role, address, peers}; a bridge: {bridge, kind}."""
     order: int = 200
     """Lower ones start first and stop last. Never by place in a list: a sibling's coming would be a change."""
 
@@ -46,7 +47,8 @@ class Program:
 
 def programs(plan: Plan) -> tuple[Program, ...]:
     """Every process of this side."""
-    return (_device(plan), *(_carrier(plan, carrier) for carrier in plan.carriers))
+    carriers = (_carrier(plan, carrier) for carrier in plan.carriers)
+    return (_device(plan), *carriers, *(_bridge(plan, bridge) for bridge in plan.bridges))
 
 
 def keeper() -> Program:
@@ -69,6 +71,13 @@ def _carrier(plan: Plan, carrier: CarrierPlan) -> Program:
         "peers": list(carrier.peers),
     }
     return Program(carrier.name, argv, _environment() | told, control=f"{carrier.name}.sock", about=about, order=150)
+
+
+def _bridge(plan: Plan, bridge: BridgePlan) -> Program:
+    argv = (*_python(), "-m", "bridges.process", str(plan.table), "--as", plan.side, "--bridge", bridge.name)
+    told = {"ZTUNNEL_BRIDGE": hashlib.sha256(repr(bridge).encode()).hexdigest()[:12]}
+    about = {"bridge": bridge.name, "kind": bridge.kind}
+    return Program(bridge.process, argv, _environment() | told, control=bridge.control, about=about, order=250)
 
 
 def _python() -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""One answer to "how is it?": the device's own account, the carriers', supervisord's list, the keeper's notes.
+"""One answer to "how is it?": the device's own account, the carriers', the bridges', supervisord's, the keeper's notes.
 
 The shape (`status --json`) is in docs/operations.md. It comes within CONTROL_TIMEOUT_S even when the device hangs; the
 routes are then unknown and `error` says so.
@@ -15,13 +15,15 @@ from typing import Any, Final, TypeVar
 from tunnel.control import ask
 from tunnel.errors import NotRunningError, ZtunnelError
 from tunnel.limits import CONTROL_TIMEOUT_S
-from tunnel.supervise import carriers
+from tunnel.supervise import beside, carriers
 from tunnel.supervise.daemon import Supervisor
 from tunnel.supervise.keeper import REPORT
 from tunnel.supervise.places import DEVICE_SOCKET, Running
 from tunnel.supervise.programs import KEEPER
 
 Status = dict[str, Any]
+WELL: Final = ("up", "listening", "idle")
+"""States in which a bridge does what it is for."""
 _T = TypeVar("_T")
 _PATIENCE_S: Final = 0.8 * CONTROL_TIMEOUT_S
 """For each of the questions, which are asked at the same time; the rest is for the command itself."""
@@ -33,9 +35,10 @@ def read(running: Running) -> Status:
         raise NotRunningError(f"{running} is not running: `ztunnel up` starts it.")
     with ThreadPoolExecutor(max_workers=2) as aside:
         asked: Future[list[dict[str, Any]]] = aside.submit(Supervisor(running, _PATIENCE_S).processes)
-        carried = aside.submit(carriers.read, running, _PATIENCE_S)
+        beside_it = aside.submit(beside.read, running, _PATIENCE_S)
         device, error = _try(lambda: ask(running.folder / DEVICE_SOCKET, "status", _PATIENCE_S))
         listed, trouble = _try(asked.result)
+    told = beside_it.result()
     status: Status = {
         "table": running.name,
         "file": str(running.table),
@@ -46,7 +49,8 @@ def read(running: Running) -> Status:
         "processes": _processes(running, listed or []),
         "links": [],
         "ports": [],
-        "carriers": carried.result(),
+        "carriers": told[0],
+        "bridges": told[1],
         "routes": {},
     }
     if device is not None:
@@ -78,6 +82,9 @@ def degraded(status: Status) -> list[str]:
     for carrier in status["carriers"]:
         if carrier["state"] not in carriers.WELL and carrier["reason"] not in told:
             reasons.append(_told(carrier))
+    for bridge in status["bridges"]:
+        if bridge["state"] not in WELL:
+            reasons.append(f"bridge {bridge['name']} is {bridge['state']}{_because(bridge)}.")
     for name, route in status["routes"].items():
         if route["state"] != "ready":
             reasons.append(f"route {name} is {route['state']}{_because(route)}.")
@@ -120,7 +127,9 @@ def closed(status: Status) -> list[str]:
         for name, route in status["routes"].items()
         if route["state"] == "down"
     ]
-    return reasons + _closed_ports(status) + [_told(carrier) for carrier in carriers.shut(status["carriers"])]
+    reasons += _closed_ports(status) + [_told(carrier) for carrier in carriers.shut(status["carriers"])]
+    shut = [bridge for bridge in status["bridges"] if bridge["kind"] == "tcp-server" and bridge["state"] not in WELL]
+    return reasons + [f"bridge {bridge['name']} is {bridge['state']}{_because(bridge)}." for bridge in shut]
 
 
 def wait_for(

@@ -1,0 +1,197 @@
+"""One TCP connection of a bridge: bytes to frames and back, its idle time and age, what may wait for it.
+
+Reads go into one block that all connections of a bridge share, for what comes is cut into frames before the next read;
+so an idle connection costs its transport and this object, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket as sockets
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+from bridges.framing import FramingError, Message
+from tunnel.config.bridge_plan import TcpPlan
+from tunnel.limits import KEEPALIVE_COUNT, KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S
+
+if TYPE_CHECKING:
+    from bridges.framing import Decoder
+
+_TCP_USER_TIMEOUT: Final = getattr(sockets, "TCP_USER_TIMEOUT", 18)
+
+
+class Owner(Protocol):
+    """What a connection tells, and asks of, whoever keeps it."""
+
+    plan: TcpPlan
+    loop: asyncio.AbstractEventLoop
+
+    def block(self) -> memoryview:
+        """Where the next read goes."""
+
+    def opened(self, connection: Connection) -> None: ...
+
+    def came(self, connection: Connection, messages: list[Message], size: int) -> None:
+        """These frames, out of a read of so many bytes."""
+
+    def breach(self, connection: Connection, error: FramingError) -> None:
+        """It broke the framing, and is being closed."""
+
+    def ended(self, connection: Connection) -> None:
+        """It sends no more. Close it, now or later."""
+
+    def writable(self, connection: Connection) -> None:
+        """It was full, and is not any more."""
+
+    def closed(self, connection: Connection, reason: str) -> None:
+        """It is gone, for this reason: a word that is counted."""
+
+
+class Connection(asyncio.BufferedProtocol):
+    """From accept or connect to its end."""
+
+    def __init__(self, owner: Owner, number: int, address: str) -> None:
+        self.number = number
+        self.address = address
+        self.subject = ""
+        """Of the TLS certificate that the other end showed."""
+        self.full = False
+        """As much waits for it as may."""
+        self.half_closed = False
+        self.transport: asyncio.Transport | None = None
+        self.opened_at = self.moved_at = owner.loop.time()
+        self.mode: Any = None
+        """What the bridge's mode keeps of this connection."""
+        self._owner = owner
+        self._decoder: Decoder = owner.plan.reads.decoder()
+        self._reason = ""
+        self._held = False
+        self._pausing: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.number} {self.address}{' full' if self.full else ''}{' held' if self._held else ''}>"
+
+    # --- what the bridge does with it --------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send this, or keep it: who asks `full` first keeps what waits bounded."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.moved_at = self._owner.loop.time()
+            self.transport.write(data)
+
+    def hold(self) -> None:
+        """Read no more for now."""
+        if not self._held and self.transport is not None:
+            self._held = True
+            with contextlib.suppress(RuntimeError):  # it is closing
+                self.transport.pause_reading()
+
+    def go_on(self) -> None:
+        if self._held and self.transport is not None:
+            self._held = False
+            with contextlib.suppress(RuntimeError):
+                self.transport.resume_reading()
+
+    def close(self, reason: str = "") -> None:
+        """What waits for it still goes, unless it does not read."""
+        self._reason = self._reason or reason
+        if self.transport is not None:
+            if self.full:
+                self.transport.abort()
+            else:
+                self.transport.close()
+
+    def abort(self, reason: str) -> None:
+        self._reason = self._reason or reason
+        if self.transport is not None:
+            self.transport.abort()
+
+    # --- what the loop calls -----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=self._owner.plan.queue_bytes)
+        with contextlib.suppress(OSError):
+            self._set_up(self.transport.get_extra_info("socket"))
+        self.subject = _subject(self.transport)
+        self._owner.opened(self)
+
+    def _set_up(self, socket: sockets.socket) -> None:
+        if socket.family not in (sockets.AF_INET, sockets.AF_INET6):
+            return
+        plan = self._owner.plan
+        socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
+        socket.setsockopt(sockets.IPPROTO_TCP, _TCP_USER_TIMEOUT, int(plan.user_timeout_s * 1000))
+        if plan.keepalive:
+            socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
+            socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPIDLE, int(KEEPALIVE_IDLE_S))
+            socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPINTVL, int(KEEPALIVE_INTERVAL_S))
+            socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPCNT, KEEPALIVE_COUNT)
+
+    def get_buffer(self, _hint: int) -> memoryview:
+        return self._owner.block()
+
+    def buffer_updated(self, size: int) -> None:
+        self.moved_at = self._owner.loop.time()
+        breach: FramingError | None = None
+        try:
+            messages = self._decoder.feed(self._owner.block()[:size])
+        except FramingError as error:
+            messages, breach = error.before, error
+        if messages or not breach:
+            self._owner.came(self, messages, size)
+        if breach is not None:
+            self._broken(breach)
+        elif self._owner.plan.reads.idle_s is not None and self._pausing is None:
+            self._pausing = self._owner.loop.call_later(self._owner.plan.reads.idle_s, self._on_pause)
+
+    def _on_pause(self) -> None:
+        """Framing `idle`: a frame ends where nothing came for a while."""
+        idle_s = self._owner.plan.reads.idle_s or 0.0
+        left_s = self.moved_at + idle_s - self._owner.loop.time()
+        if left_s > 0:
+            self._pausing = self._owner.loop.call_later(left_s, self._on_pause)
+            return
+        self._pausing = None
+        messages = self._decoder.pause()
+        if messages:
+            self._owner.came(self, messages, 0)
+
+    def eof_received(self) -> bool:
+        self.half_closed = True
+        try:
+            messages = self._decoder.end()
+        except FramingError as error:
+            if error.before:
+                self._owner.came(self, error.before, 0)
+            self._broken(error)
+            return False
+        if messages:
+            self._owner.came(self, messages, 0)
+        self._owner.ended(self)
+        return self._owner.plan.tls is None  # TLS cannot be ended one way
+
+    def pause_writing(self) -> None:
+        self.full = True
+
+    def resume_writing(self) -> None:
+        self.full = False
+        self._owner.writable(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._pausing is not None:
+            self._pausing.cancel()
+        self.transport = None
+        self._owner.closed(self, self._reason or ("reset" if error is not None else ""))
+
+    def _broken(self, error: FramingError) -> None:
+        self._owner.breach(self, error)
+        self.close("framing")
+
+
+def _subject(transport: asyncio.Transport) -> str:
+    certificate = transport.get_extra_info("peercert")
+    if not certificate:
+        return ""
+    return ", ".join(f"{key}={value}" for part in certificate.get("subject", ()) for key, value in part)

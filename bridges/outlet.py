@@ -1,0 +1,71 @@
+"""What a bridge hands to its 0MQ socket: runs, fed as far as the socket takes them, and who is told when one is gone.
+
+A socket that takes no more is the end of reading: whoever puts a run and finds `blocked` stops, and is called when it
+is over. Nothing is dropped here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import zmq
+
+from tunnel import pump
+from tunnel.pump import BAD, DONE
+
+Done = Callable[[], None]
+
+
+class Outlet:
+    """Runs on their way to one socket, in order."""
+
+    def __init__(self, socket: zmq.Socket[bytes], on_change: Callable[[], None]) -> None:
+        """`on_change`: it has become blocked, or is no longer."""
+        self.messages = 0
+        self.bytes = 0
+        """Handed over so far."""
+        self.unreachable = 0
+        """Messages of a ROUTER to peers that are gone."""
+        self._socket = socket
+        self._on_change = on_change
+        self._runs: deque[tuple[bytes, Done | None]] = deque()
+        self._position = 0
+
+    def __repr__(self) -> str:
+        return f"<Outlet runs={len(self._runs)} messages={self.messages}>"
+
+    @property
+    def blocked(self) -> bool:
+        return bool(self._runs)
+
+    def put(self, run: bytes, done: Done | None = None) -> None:
+        """Hand a run over, now or when there is room; then `done` is called."""
+        self._runs.append((run, done))
+        if len(self._runs) == 1:
+            self.flush()
+            if self._runs:
+                self._on_change()
+
+    def flush(self) -> None:
+        """As much as the socket takes."""
+        while self._runs:
+            run, done = self._runs[0]
+            fed = pump.feed(self._socket, (run,), self._position)
+            self.messages += fed.messages
+            self.unreachable += fed.unreachable
+            self.bytes += fed.position - self._position
+            self._position = fed.position
+            if fed.status is not DONE and fed.status is not BAD:
+                return
+            self._runs.popleft()
+            self._position = 0
+            if done is not None:
+                done()
+
+    def on_writable(self) -> None:
+        """There may be room."""
+        was = self.blocked
+        self.flush()
+        if was and not self.blocked:
+            self._on_change()

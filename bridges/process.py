@@ -1,0 +1,52 @@
+"""A bridge's process: one bridge of a table, run until it is told to stop. One file a kind, one line each in KINDS."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, cast
+
+from tunnel import served
+from tunnel.config import read_plan
+from tunnel.config.bridge_plan import BridgeKind, BridgePlan
+from tunnel.errors import UsageError
+from tunnel.log import Log
+from tunnel.reactor import Reactor
+from tunnel.served import Process
+
+KINDS: Final[dict[BridgeKind, tuple[str, str]]] = {
+    "tcp-server": ("bridges.tcp_server", "TcpServer"),
+    "tcp-client": ("bridges.tcp_client", "TcpClient"),
+}
+"""kind → the module, imported only where it is needed, and the class, made from (BridgePlan, Reactor, Log).
+
+Its status is {state: up|listening|connecting|retrying, reason, connections, frames_in, frames_out, bytes_in, bytes_out,
+refused: {reason: n}, dropped: {reason: n}, zmq: {...}, detail: {...}}: see docs/bridges.md. `in` is from TCP."""
+
+
+async def serve(table: Path, side: str | None, name: str) -> int:
+    """Run one bridge until it is told to stop."""
+    plan = read_plan(table, side)
+    bridge = next((bridge for bridge in plan.bridges if bridge.name == name), None)
+    if bridge is None:
+        raise UsageError(f"{table} has no bridge {name} for {plan.side}.")
+    module, made = KINDS[bridge.kind]
+    make = cast("Callable[[BridgePlan, Reactor, Log], Process]", getattr(importlib.import_module(module), made))
+    reactor, log = Reactor(asyncio.get_running_loop()), Log(bridge.process)
+    try:
+        about = {"name": bridge.name, "kind": bridge.kind}
+        return await served.serve(make(bridge, reactor, log), plan.runtime_dir / bridge.control, log, about)
+    finally:
+        reactor.close()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The process's entry point; its exit code is the command line's."""
+    return served.main("bridge", serve, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

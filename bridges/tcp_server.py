@@ -1,0 +1,280 @@
+"""tcp-server: old devices dial us, and what they say goes to a 0MQ socket, and back.
+
+Here is who may come in, and the life of the connections; what a frame means is a mode's (server_modes.py, asking.py),
+which the type of the 0MQ socket decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket as sockets
+import ssl
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from bridges.asking import Asking
+from bridges.connection import Connection
+from bridges.framing import FramingError, Message
+from bridges.server_modes import Pushing, Routing, Telling
+from bridges.tls import server_context
+from bridges.zmq_side import ZmqSide
+from tunnel.config.bridge_plan import BridgePlan
+from tunnel.config.plan import EndPlan, Endpoint
+from tunnel.limits import BRIDGE_READ_BYTES, BRIDGE_READ_HELD_BYTES, HANDSHAKE_S
+from tunnel.local.stream_listener import StreamListener
+from tunnel.log import Log
+from tunnel.reactor import Reactor
+
+
+class Mode(Protocol):
+    """What frames and messages mean."""
+
+    def came(self, connection: Connection, messages: list[Message]) -> None:
+        """Frames from a device."""
+
+    def heard(self, messages: list[list[bytes]]) -> None:
+        """Messages from the 0MQ socket."""
+
+    def opened(self, connection: Connection) -> None: ...
+
+    def ended(self, connection: Connection) -> None:
+        """It sends no more; close it when nothing is owed to it."""
+
+    def writable(self, connection: Connection) -> None: ...
+
+    def closed(self, connection: Connection) -> None: ...
+
+    def status(self) -> dict[str, Any]: ...
+
+
+MODES: Final[dict[str, tuple[str, Callable[[TcpServer], Mode]]]] = {
+    "PUSH": ("PUSH", Pushing),
+    "PUB": ("PUB", Pushing),
+    "SUB": ("SUB", Telling),
+    "PULL": ("PULL", Telling),
+    "REQ": ("DEALER", Asking),  # a REQ could have one question under way, whoever asks
+    "DEALER": ("DEALER", Asking),
+    "ROUTER": ("ROUTER", Routing),
+}
+"""The table's socket → the one that is made, and what it means."""
+
+
+class TcpServer:
+    """See `tunnel.served.Process`."""
+
+    def __init__(self, plan: BridgePlan, reactor: Reactor, log: Log) -> None:
+        self.plan = plan.tcp
+        self.loop = reactor.loop
+        self.reactor = reactor
+        self.log = log
+        self.connections: dict[int, Connection] = {}
+        self.refused: Counter[str] = Counter()
+        """Connections that were not served."""
+        self.dropped: Counter[str] = Counter()
+        """Frames and messages that went nowhere."""
+        self.ended_by: Counter[str] = Counter()
+        """Connections that were ended by us or broke, by reason."""
+        self.frames_in = self.frames_out = self.bytes_in = self.bytes_out = 0
+        self.closing = False
+        self.reason = ""
+        kind, mode = MODES[plan.zmq.socket]
+        self._view = memoryview(bytearray(BRIDGE_READ_BYTES))
+        self._small = self._view[:BRIDGE_READ_HELD_BYTES]
+        self._held: set[Connection] = set()
+        self._per_address: Counter[str] = Counter()
+        self._accepted = 0
+        self._opening: set[asyncio.Task[None]] = set()
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._tls = server_context(self.plan.tls) if self.plan.tls is not None else None
+        self.zmq = ZmqSide(reactor, plan.zmq, kind, self.plan.writes.max_frame, self._on_messages, self._on_change)
+        self._mode = mode(self)
+        end = EndPlan("TCP", (), allow=self.plan.allow)
+        self._listeners = [
+            StreamListener(reactor, Endpoint("bind", address), end, self._on_accept, private=False)
+            for address in self.plan.listen
+        ]
+
+    # --- its life ----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        for listener in self._listeners:
+            listener.start()
+        if self.plan.idle_s is not None or self.plan.lifetime_s is not None:
+            self._sweep()
+
+    async def close(self) -> None:
+        self.closing = True
+        for listener in self._listeners:
+            listener.stop()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        for task in tuple(self._opening):
+            task.cancel()
+        for connection in tuple(self.connections.values()):
+            connection.close("closing")
+        self.zmq.close()
+
+    def status(self) -> dict[str, Any]:
+        listeners = [listener.status(len(self.connections)) for listener in self._listeners]
+        shut = [listener for listener in listeners if listener["state"] != "bound"]
+        refused = Counter(self.refused)
+        turned_away = sum(listener["turned_away"] for listener in listeners)
+        if turned_away:
+            refused["address"] += turned_away
+        return {
+            "state": "retrying" if shut else "listening",
+            "reason": shut[0]["reason"] if shut else self.reason,
+            "connections": len(self.connections),
+            "frames_in": self.frames_in,
+            "frames_out": self.frames_out,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "refused": dict(sorted(refused.items())),
+            "dropped": dict(sorted(self.dropped.items())),
+            "ended": dict(sorted(self.ended_by.items())),
+            "zmq": self.zmq.status() | {"messages_in": self.zmq.outlet.messages},
+            "detail": {"accepted": self._accepted, "held": len(self._held), **self._mode.status()},
+        }
+
+    # --- who comes in ------------------------------------------------------------------------------------------------
+
+    def _on_accept(self, socket: sockets.socket, address: str) -> None:
+        refusal = self._refusal(address)
+        if refusal:
+            self.refused[refusal] += 1
+            socket.close()
+            return
+        self._accepted += 1
+        connection = Connection(self, self._accepted, address)
+        self.connections[connection.number] = connection
+        self._per_address[address] += 1
+        task = self.loop.create_task(self._open(connection, socket))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    def _refusal(self, address: str) -> str:
+        """Why this one is not let in; "": it is."""
+        if self.closing or len(self.connections) >= self.plan.connections:
+            return "limit"
+        if self.plan.per_address is None or self._per_address[address] < self.plan.per_address:
+            return ""
+        if not self.plan.takeover:
+            return "per_address"
+        oldest = next(one for one in self.connections.values() if one.address == address)
+        oldest.abort("takeover")
+        return ""
+
+    async def _open(self, connection: Connection, socket: sockets.socket) -> None:
+        secure: dict[str, Any] = {}
+        if self._tls is not None:
+            secure = {"ssl": self._tls, "ssl_handshake_timeout": HANDSHAKE_S}
+        try:
+            await self.loop.connect_accepted_socket(lambda: connection, socket, **secure)
+        except (ssl.SSLError, OSError, ConnectionError) as error:
+            socket.close()
+            self.refused["tls" if self._tls is not None else "gone"] += 1
+            self.reason = f"{connection.address}: the TLS handshake failed: {_words(error)}" if self._tls else ""
+            self._forget(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        if self.connections.pop(connection.number, None) is not None:
+            self._per_address[connection.address] -= 1
+            if not self._per_address[connection.address]:
+                del self._per_address[connection.address]
+
+    # --- Owner, for the connections ----------------------------------------------------------------------------------
+
+    def block(self) -> memoryview:
+        return self._small if self.zmq.outlet.blocked else self._view
+
+    def opened(self, connection: Connection) -> None:
+        self._mode.opened(connection)
+
+    def came(self, connection: Connection, messages: list[Message], size: int) -> None:
+        self.bytes_in += size
+        if messages:
+            self.frames_in += len(messages)
+            self._mode.came(connection, messages)
+        if self.zmq.outlet.blocked:
+            self.hold(connection)
+
+    def breach(self, connection: Connection, error: FramingError) -> None:
+        self.dropped["framing"] += 1
+        self.reason = f"{connection.address}: {error}"
+        self.log.warning("framing", connection=connection.number, peer=connection.address, reason=str(error))
+
+    def ended(self, connection: Connection) -> None:
+        self._mode.ended(connection)
+
+    def writable(self, connection: Connection) -> None:
+        self._mode.writable(connection)
+
+    def closed(self, connection: Connection, reason: str) -> None:
+        if reason:
+            self.ended_by[reason] += 1
+        self._held.discard(connection)
+        self._forget(connection)
+        self._mode.closed(connection)
+
+    # --- for the modes -----------------------------------------------------------------------------------------------
+
+    def hold(self, connection: Connection) -> None:
+        """Do not read this one until the 0MQ socket takes messages again."""
+        connection.hold()
+        self._held.add(connection)
+
+    def put(self, run: bytes, done: Callable[[], None] | None = None) -> None:
+        """Hand a run to the 0MQ socket."""
+        self.zmq.outlet.put(run, done)
+        self.zmq.poke()
+
+    def write(self, connection: Connection, data: bytes, frames: int = 1) -> None:
+        """Frames to a device; whoever writes looks at `connection.full` first."""
+        connection.write(data)
+        self.frames_out += frames
+        self.bytes_out += len(data)
+
+    def encode(self, message: Message) -> bytes | None:
+        """A frame as the device reads it; None: it cannot be said so, counted."""
+        try:
+            return self.plan.writes.encode(message)
+        except FramingError as error:
+            self.dropped["framing"] += 1
+            self.reason = str(error)
+            return None
+
+    def meta(self, connection: Connection) -> bytes:
+        told = {"peer": connection.address, "connection": connection.number, "time": time.time()}
+        if connection.subject:
+            told["tls"] = connection.subject
+        return json.dumps(told).encode()
+
+    # --- the 0MQ socket ----------------------------------------------------------------------------------------------
+
+    def _on_messages(self, messages: list[list[bytes]]) -> None:
+        self._mode.heard(messages)
+
+    def _on_change(self) -> None:
+        if not self.zmq.outlet.blocked:
+            held, self._held = self._held, set()
+            for connection in held:
+                connection.go_on()
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        now = self.loop.time()
+        idle_s, lifetime_s = self.plan.idle_s or float("inf"), self.plan.lifetime_s or float("inf")
+        for connection in tuple(self.connections.values()):
+            if now - connection.moved_at > idle_s:
+                connection.close("idle")
+            elif now - connection.opened_at > lifetime_s:
+                connection.close("lifetime")
+        self._sweeping = self.loop.call_later(max(0.05, min(1.0, idle_s / 4, lifetime_s / 4)), self._sweep)
+
+
+def _words(error: Exception) -> str:
+    return getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error) or type(error).__name__
