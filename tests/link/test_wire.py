@@ -45,7 +45,7 @@ def test_frame_bytes(frame: list[bytes], expected: str) -> None:
     assert [bytes(part).hex() for part in frame] == [expected]
 
 
-@given(st.builds(Data, u32, u64, u64, u32, st.booleans(), st.none() | acks))
+@given(st.builds(Data, u32, u64, u64, u32, st.booleans(), st.none() | acks, u64))
 def test_data_comes_back(header: Data) -> None:
     assert wire.decode_data(wire.encode_data(header) + b"run") == (header, b"run")
 

@@ -1,4 +1,7 @@
-"""Runs single seeds of the simulation, or a range, and says what happened: `python -m tests.sim SEED [SEED_AFTER]`."""
+"""Runs single seeds of the simulation, or a range, and says what happened.
+
+`python -m tests.sim [--spooled] SEED [SEED_AFTER]`
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,18 @@ from collections import Counter
 
 from tests.sim.scenario import describe, prepare, replay
 
-first = int(sys.argv[1])
-last = int(sys.argv[2]) if len(sys.argv) > 2 else first + 1
+spooled = "--spooled" in sys.argv
+first, *rest = (int(word) for word in sys.argv[1:] if word.isdigit())
+last = rest[0] if rest else first + 1
 began = time.process_time()
 totals: Counter[str] = Counter()
 failures: list[str] = []
 for seed in range(first, last):
     try:
-        run = replay(seed)
+        run = replay(seed, spooled=spooled)
     except Exception as error:
         failures.append(str(error))
-        print(error, "\n ", describe(prepare(seed)))
+        print(error, "\n ", describe(prepare(seed, spooled=spooled)))
         if last == first + 1:
             raise
         continue

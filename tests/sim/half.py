@@ -11,16 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.sim.ahead import Ahead
-from tests.sim.ledger import Broken, Ledger, Segment, Stream
+from tests.sim.disk import Disk, Spool, unpack
+from tests.sim.ledger import Broken, Ledger, Segment, SpooledStream, Stream
 from tests.sim.world import NEVER, Conn, World
+from tunnel.backlog import Backlog, stored
 from tunnel.limits import FRAGMENT_BYTES
 from tunnel.link import peer as peers
 from tunnel.link import wire
 from tunnel.link.channel import Channel, Route
 from tunnel.link.dialler import Dial, Dialler, State
 from tunnel.link.listener import Listener
-from tunnel.link.outbound import Terms
+from tunnel.link.outbound import Outbound, Terms
 from tunnel.link.peer import Peer
+from tunnel.link.spooled import SpooledOutbound, Stored
 from tunnel.link.wire import Kind, Lane
 
 peers.INLINE_BYTES = -1  # type: ignore[attr-defined]  # a simulated segment has no bytes to put beside a header
@@ -60,15 +63,16 @@ class RouteKind:
     terms: Terms
     topics: bool = False
     keep_on_restart: bool = True
+    spooled: bool = False
 
-    def route(self, dialling: bool) -> Route:
+    def route(self, dialling: bool, stored: Stored | None = None) -> Route:
         sends, takes = (self.up, self.down) if dialling else (self.down, self.up)
         return Route(
             name=self.name,
             pattern="pubsub" if self.topics else "pair",
             from_sides=("a", "b"),
             to_sides=("z",),
-            delivery="confirmed" if self.terms.confirmed else "live",
+            delivery="spooled" if self.spooled else "confirmed" if self.terms.confirmed else "live",
             terms=self.terms,
             max_message_bytes=MESSAGE_BYTES,
             sends=sends,
@@ -76,7 +80,11 @@ class RouteKind:
             wants=self.topics and takes,
             grants=self.topics and sends,
             keep_on_restart=self.keep_on_restart,
+            stored=stored,
         )
+
+    def sends(self, dialling: bool) -> bool:
+        return self.up if dialling else self.down
 
 
 class Half:
@@ -97,6 +105,7 @@ class Half:
         self.reads_at: dict[tuple[Peer, str], float] = {}
         self.streams: dict[tuple[Peer, str], Stream] = {}
         self.applied: dict[tuple[Peer, str], set[bytes]] = {}
+        self.backlogs: dict[tuple[Peer, str], Backlog] = {}
         self.peers: list[Peer] = []
         self._offset_s = 1000.0 * world.random.random()
         self.slow = world.random.choice((0.0, 0.3, 0.8))
@@ -121,8 +130,11 @@ class Half:
         return peer
 
     def add(self, peer: Peer, kind: RouteKind) -> None:
-        channel = peer.add(kind.route(self.dialling))
         key = (peer, kind.name)
+        if kind.spooled and kind.sends(self.dialling):
+            self._add_spooled(peer, kind)
+            return
+        channel = peer.add(kind.route(self.dialling))
         if channel.outbound:
             name = f"{kind.name}/{self.side}{self.id}>{peer.side}"
             self.streams[key] = Stream(name, channel.outbound, kind.terms.max_age_s)
@@ -133,17 +145,52 @@ class Half:
         if channel.wanted:
             self.world.after(0, self._subscribe, key, channel)
 
+    def _add_spooled(self, peer: Peer, kind: RouteKind) -> None:
+        """Where messages enter: they go to the disk that the last process has left."""
+        key, name = (peer, kind.name), f"{kind.name}/{self.side}>{peer.side}"
+        disk = self.ledger.disks.get(name)
+        if disk is None:
+            stream = SpooledStream(name, Outbound(0, name, kind.terms), kind.terms.max_age_s, far=peer.side)
+            self.ledger.streams.append(stream)
+            disk = self.ledger.disks[name] = Disk(self.world.token(16), stream)
+        spool = Spool(self.world, disk, lambda: self.backlogs[key].on_durable())
+        channel = peer.add(kind.route(self.dialling, stored(spool)))
+        assert isinstance(channel.outbound, SpooledOutbound)
+        disk.stream.next_process(channel.outbound)
+        self.streams[key] = disk.stream
+
+        def stir() -> None:
+            peer.wake(channel)
+            self.world.after(0, self.settle)
+
+        self.backlogs[key] = Backlog(spool, channel.outbound, stir, self.now, self.wall)
+        self.world.after(self.world.random.random(), self._write, key, channel)
+
+    def wall(self) -> float:
+        """What the box's clock says: the same to every process."""
+        return self.world.now + 1e9
+
+    def close_spools(self) -> None:
+        """An orderly end syncs."""
+        for backlog in self.backlogs.values():
+            backlog.store.close()
+        self.backlogs.clear()
+
     def remove(self, peer: Peer, name: str) -> None:
         key = (peer, name)
         peer.remove(name)
-        if key in self.streams:
+        if key in self.backlogs:
+            self.backlogs.pop(key).store.close()
+        elif key in self.streams:
             self.streams.pop(key).dead = True
         self.applied.pop(key, None)
 
     def kill(self) -> None:
         self.alive = False
         for stream in self.streams.values():
-            stream.dead = True
+            stream.dead = not isinstance(stream, SpooledStream)
+        for backlog in self.backlogs.values():
+            backlog.store.crash(backlog.outbound._again_through)
 
     # --- applications ------------------------------------------------------------------------------------------------
 
@@ -155,8 +202,11 @@ class Half:
         if not self._writes(key, channel) or self.world.calm:
             return
         random = self.world.random
-        outbound = channel.outbound
-        if outbound is not None and outbound.has_room:
+        outbound, backlog = channel.outbound, self.backlogs.get(key)
+        if backlog is not None and backlog.has_room:
+            backlog.put(self._pieces(self.streams[key]), self.now())
+            self.settle()
+        elif backlog is None and outbound is not None and outbound.has_room:
             pieces = self._pieces(self.streams[key])
             if not self._leave_ahead(key[0], channel, pieces):
                 self._put(key[0], channel, pieces)
@@ -257,9 +307,9 @@ class Half:
                 return
             run = inbound.runs[0]
             if age_s is not None and self.now() - run.born > age_s:
-                self.ledger.expire_run(run.segments)
+                self.ledger.expire_run(unpack(run.segments))
             else:
-                self.ledger.deliver_run(run.segments, self.id, self.world.now, self.world.worst_delay_s)
+                self.ledger.deliver_run(unpack(run.segments), self.id, self.world.now, self.world.worst_delay_s)
             inbound.done(run)
             peer.delivered(channel, run.size, self.now())
 
@@ -271,7 +321,10 @@ class Half:
         self.exchange()
         for peer in self.peers:
             arrived, peer.arrived = peer.arrived, []
-            peer.freed.clear()
+            freed, peer.freed = peer.freed, []
+            for channel in freed:
+                if (peer, channel.route.name) in self.backlogs:
+                    self.backlogs[peer, channel.route.name].advance()
             if arrived:
                 for channel in arrived:
                     if peer.channels.get(channel.route.name) is channel:
@@ -297,7 +350,8 @@ class Half:
         for peer in self.peers:
             for channel in peer.channels.values():
                 outbound, inbound = channel.outbound, channel.inbound
-                if outbound and outbound.unacked_bytes > outbound.terms.window_bytes + SLACK_BYTES:
+                waiting = outbound.waiting_bytes if isinstance(outbound, SpooledOutbound) else 0
+                if outbound and outbound.unacked_bytes + waiting > outbound.terms.window_bytes + SLACK_BYTES:
                     raise Broken(f"{outbound!r} holds more than its window and a message")
                 if inbound and inbound.held_bytes > inbound.window_bytes + SLACK_BYTES:
                     raise Broken(f"{inbound!r} holds more than its window and a message")
@@ -315,6 +369,8 @@ class Half:
             if channel.refused is not None:
                 continue
             if channel.outbound and channel.outbound.unacked_bytes:
+                return False
+            if isinstance(channel.outbound, SpooledOutbound) and channel.outbound.backlog:
                 return False
             if channel.inbound and channel.inbound.runs:
                 return False

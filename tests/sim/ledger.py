@@ -7,10 +7,14 @@ in the order in which the local socket gave them.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunnel.link.outbound import Outbound
+
+if TYPE_CHECKING:
+    from tests.sim.disk import Disk
 
 
 class Broken(AssertionError):
@@ -100,10 +104,64 @@ class Stream:
 
 
 @dataclass
+class SpooledStream(Stream):
+    """The messages of a channel whose disk outlives processes, and so does the stream: it never dies."""
+
+    far: str = ""
+    """The side that takes it."""
+    earlier: list[Outbound] = field(default_factory=list)
+    """Of processes that have ended."""
+    durable: set[int] = field(default_factory=set)
+    """Was on disk at some time."""
+    forfeited: set[int] = field(default_factory=set)
+    """Was not on disk when the process ended that had read it."""
+    uncounted: int = 0
+    """May be repeated, and who would have counted it has ended."""
+    disturbed: bool = False
+    """The far half was restarted, or its route taken away."""
+
+    def next_process(self, outbound: Outbound) -> None:
+        self.earlier.append(self.outbound)
+        self.outbound = outbound
+
+    def deliver(self, id: int, receiver: int) -> None:
+        if id not in self.durable:
+            raise Broken(f"{self.name}: message {id} arrived before it was on disk")
+        super().deliver(id, receiver)
+
+    @property
+    def may_repeat(self) -> int:
+        return self.uncounted + sum(outbound.may_repeat for outbound in (*self.earlier, self.outbound))
+
+    @property
+    def lost(self) -> int:
+        return super().lost - len(self.forfeited)
+
+    @property
+    def repeated(self) -> int:
+        return sum(self.got) - len(self.got) + self.got.count(0)
+
+    @property
+    def counted(self) -> int:
+        return sum(sum(outbound.dropped.values()) for outbound in self.earlier) + super().counted
+
+    def audit(self) -> None:
+        say = (
+            f"{self.name}: sent {len(self.got)}, forfeited {len(self.forfeited)}, lost {self.lost}, counted "
+            f"{self.counted}, repeated {self.repeated}, may_repeat {self.may_repeat} (uncounted {self.uncounted})"
+        )
+        if self.repeated > (self.may_repeat if self.disturbed else 0):
+            raise Broken(f"repeated although the far half was not restarted, or without being counted: {say}")
+        if self.lost > (self.counted if self.max_age_s is not None else 0):
+            raise Broken(f"a spooled route lost messages: {say}")
+
+
+@dataclass
 class Ledger:
     """All streams of a run. `disturbed`: a process was restarted, evicted, or a route taken away."""
 
     streams: list[Stream] = field(default_factory=list)
+    disks: dict[str, Disk] = field(default_factory=dict)
     dropped_there: Counter[str] = field(default_factory=Counter)
     """What receivers dropped with the ended session of a sender, per route."""
     disturbed: bool = False
@@ -144,7 +202,17 @@ class Ledger:
         for stream in self.streams:
             self._audit(stream)
 
+    def disturb(self, side: str, routes: Collection[str]) -> None:
+        """A process of this side has ended, or takes these routes away."""
+        self.disturbed = True
+        for stream in self.streams:
+            if isinstance(stream, SpooledStream) and stream.far == side and stream.name.split("/")[0] in routes:
+                stream.disturbed = True
+
     def _audit(self, stream: Stream) -> None:
+        if isinstance(stream, SpooledStream):
+            stream.audit()
+            return
         terms = stream.outbound.terms
         lost, counted = stream.lost, stream.counted
         say = f"{stream.name}: sent {len(stream.got)}, lost {lost}, counted {counted}, repeated {stream.repeated}, " + (

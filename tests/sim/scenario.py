@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+from tests.sim.disk import Body
 from tests.sim.half import CUTS, DialHalf, Half, ListenHalf, Place, RouteKind
-from tests.sim.ledger import Broken, Ledger, Segment
+from tests.sim.ledger import Broken, Ledger, Segment, SpooledStream
 from tests.sim.world import Conn, World
 from tunnel.limits import KIB, MIB
 from tunnel.link import outbound
@@ -22,6 +23,7 @@ CALM_S = 150.0
 """Everything must have arrived so long after the last fault: silence 15 s, pauses to 30 s, an eviction 30 s."""
 
 CLASSES = ("cuts", "cuts", "cuts", "cuts", "restarts", "restarts", "twins", "reload", "goodbye", "lossy")
+SPOOLED_CLASSES = ("cuts", "restarts", "restarts", "restarts", "restarts", "reload", "goodbye", "lossy")
 """`lossy`: cuts, and a carrier that loses or repeats batches, as sockets with the wrong high-water mark do."""
 
 
@@ -72,25 +74,37 @@ def _route(world: World, number: int, forced: str | None = None) -> RouteKind:
     return RouteKind(name, up, down, Terms(window, overflow=flavour, priority=priority))
 
 
+def _spooled(world: World) -> RouteKind:
+    random = world.random
+    up = random.random() < 0.5
+    age_s = random.choice((None, None, None, 0.5, 3.0))
+    terms = Terms(random.choice((64 * KIB, 256 * KIB, MIB)), max_age_s=age_s)
+    return RouteKind("0-spooled", up, not up, terms, spooled=True)
+
+
 _bytes_stretch = outbound._stretch
 
 
 def _stretch(segment: Any, start: int, stop: int) -> Any:
     """The segments of a simulation have no bytes to slice."""
-    return segment.stretch(start, stop) if isinstance(segment, Segment) else _bytes_stretch(segment, start, stop)
+    return (
+        segment.stretch(start, stop) if isinstance(segment, (Segment, Body)) else _bytes_stretch(segment, start, stop)
+    )
 
 
 outbound._stretch = _stretch
 
 
-def prepare(seed: int, listener: type[Listener] = Listener) -> Run:
+def prepare(seed: int, listener: type[Listener] = Listener, *, spooled: bool = False) -> Run:
     world = World(seed)
     random = world.random
     place = Place(bad=random.choice((0.0, 0.3)), rate=random.choice((1e5, 1e6, 1e7, 1e9)))
     place.kind = listener
-    kind = random.choice(CLASSES)
+    kind = random.choice(SPOOLED_CLASSES if spooled else CLASSES)
     sides = ("a", "b") if random.random() < 0.2 else ("a",)
     kinds = [_route(world, number) for number in range(random.randint(1, 3))]
+    if spooled:
+        kinds[0] = _spooled(world)
     run = Run(seed, world, place, Ledger(disturbed=kind in ("restarts", "twins", "reload")), kind, sides, kinds)
     place.lossy = 0.05 if kind == "lossy" else 0.0
     place.was_lossy = kind == "lossy"
@@ -98,7 +112,7 @@ def prepare(seed: int, listener: type[Listener] = Listener) -> Run:
     run.diallers = [DialHalf(world, side, run.ledger, kinds, place) for side in sides]
     if kind == "twins":
         world.after(2 * random.random(), _add_twin, run)
-    for _ in range(random.randint(1, 5)):
+    for _ in range(random.randint(1, 8 if spooled else 5)):
         world.after(1 + 5 * random.random(), _fault, run)
     return run
 
@@ -139,7 +153,14 @@ def _conns(run: Run) -> list[Conn]:
 
 def _restart(run: Run, half: Half) -> None:
     """kill -9, and a new process after a while."""
-    run.ledger.disturbed = True
+    run.ledger.disturb(half.side, [kind.name for kind in run.kinds])
+    if half in run.diallers and run.kinds[0].spooled and run.world.chance(0.5):
+        for conn in half.conns.values():  # what is under way arrives while the next process greets
+            conn.stall(0.6 * run.world.random.random())
+            conn.lingers = True
+        half.kill()
+        run.world.after(0.0, _replace, run, half)
+        return
     half.kill()
     for conn in _conns(run):
         if half is run.listener and run.world.chance(0.7):
@@ -168,6 +189,7 @@ def _reload(run: Run) -> None:
     peer = random.choice(half.peers)
     if kind.name not in peer.channels:
         return
+    run.ledger.disturb(half.side, [kind.name])
     half.remove(peer, kind.name)
     if random.random() < 0.5:
         half.add(peer, kind)
@@ -203,12 +225,13 @@ def _stop_on(run: Run, half: Half, until: float) -> None:
     if not drained and run.world.now < until:
         run.world.after(0.05, _stop_on, run, half, until)
         return
-    run.ledger.disturbed = True  # to the other half it is a new process
+    run.ledger.disturb(half.side, [kind.name for kind in run.kinds])  # to the other half it is a new process
     half.goodbye()
     if drained:
         for stream in half.streams.values():
-            if stream.lost > stream.counted:
+            if stream.lost > stream.counted and not isinstance(stream, SpooledStream):
                 raise Broken(f"{stream.name}: drained, but {stream.lost - stream.counted} did not arrive")
+    half.close_spools()
     half.kill()
     run.world.after(0.2, _replace, run, half)
 
@@ -216,8 +239,8 @@ def _stop_on(run: Run, half: Half, until: float) -> None:
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
-def play(seed: int, listener: type[Listener] = Listener) -> Run:
-    run = prepare(seed, listener)
+def play(seed: int, listener: type[Listener] = Listener, *, spooled: bool = False) -> Run:
+    run = prepare(seed, listener, spooled=spooled)
     world = run.world
     world.run(until=7.0)
     world.run(until=world.now + 3.5)  # processes that are being replaced come back
@@ -282,11 +305,12 @@ def describe(run: Run) -> str:
     return f"{run.kind}, sides {run.sides}, routes {routes}; faults: {'; '.join(run.faults)}"
 
 
-def replay(seed: int, listener: type[Listener] = Listener) -> Run:
+def replay(seed: int, listener: type[Listener] = Listener, *, spooled: bool = False) -> Run:
     """play, with the seed in the message of whatever goes wrong."""
     try:
-        return play(seed, listener)
+        return play(seed, listener, spooled=spooled)
     except Exception as error:
         raise Broken(
-            f"seed {seed}: {type(error).__name__}: {error}\nagain: .venv/bin/python -m tests.sim {seed}"
+            f"seed {seed}: {type(error).__name__}: {error}\n"
+            f"again: .venv/bin/python -m tests.sim {'--spooled ' if spooled else ''}{seed}"
         ) from error

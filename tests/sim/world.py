@@ -77,6 +77,7 @@ class Conn:
         "down_cut_at",
         "extra_s",
         "lane",
+        "lingers",
         "made",
         "place",
         "server",
@@ -101,6 +102,8 @@ class Conn:
         self.up_at = self.down_at = 0.0
         self.up_cut_at = self.down_cut_at = NEVER
         self.extra_s = 0.0
+        self.lingers = False
+        """What was sent before the client went arrives all the same."""
 
     def make(self, works: bool) -> None:
         """The client dials. Not `works`: refused, or simply never an answer."""
@@ -172,7 +175,7 @@ class Conn:
             return
         world = self.world
         self.client_open = False
-        fate = world.random.random()
+        fate = 0.7 if self.lingers else world.random.random()
         if fate < 0.3:
             self.up_cut_at = min(self.up_cut_at, world.now)
         elif fate < 0.7:

@@ -6,6 +6,7 @@ arguments; frames, deliveries and the next deadline go out.
     wire           frames to bytes and back
     outbound       one direction of a channel, at its sender: queue, numbers, replay, window, overflow
     inbound        the same at its receiver: order, fragments, what is delivered
+    spooled        both of a channel whose messages are on disk at its sender
     lane           how much may be under way: credit, acknowledgements, how old a lane is
     schedule       whose turn it is
     subscriptions  topic sets, sent and received

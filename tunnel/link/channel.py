@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from tunnel.link.inbound import Inbound
 from tunnel.link.outbound import Outbound, Terms
+from tunnel.link.spooled import Stored
 from tunnel.link.subscriptions import Granted, Wanted
 
 NOT_MET = "the two ends have not met yet"
@@ -36,6 +37,8 @@ class Route:
     standing: tuple[bytes, ...] = ()
     keep_on_restart: bool = True
     """What an ended session of the peer sent is still handed on (not so for requests: nobody waits for the answer)."""
+    stored: Stored | None = None
+    """A spooled route where messages enter: what its disk holds."""
 
 
 @dataclass(slots=True, eq=False)

@@ -7,9 +7,10 @@ has of a session of the peer's that has ended is put right here, by `restart`.
 from __future__ import annotations
 
 from tunnel.link.channel import Channel, Route
-from tunnel.link.hello import Announced, Hello, Numbers, disagreement
+from tunnel.link.hello import Announced, Hello, Numbers, Units, disagreement
 from tunnel.link.inbound import Inbound
 from tunnel.link.outbound import Compact, Outbound
+from tunnel.link.spooled import UNKNOWN, SpooledInbound, SpooledOutbound
 from tunnel.link.subscriptions import Granted, Wanted
 
 
@@ -32,8 +33,8 @@ class Directory:
         channel = Channel(
             route=route,
             number=number,
-            outbound=Outbound(number, route.name, route.terms, self._compact) if route.sends else None,
-            inbound=Inbound(0, route.name, route.terms.window_bytes, route.max_message_bytes) if route.takes else None,
+            outbound=_outbound(number, route, self._compact) if route.sends else None,
+            inbound=_inbound(route) if route.takes else None,
             wanted=Wanted(route.standing) if route.wants else None,
             granted=Granted(route.name) if route.grants else None,
             max_message_bytes=route.max_message_bytes,
@@ -51,20 +52,23 @@ class Directory:
 
     def announce(self) -> tuple[Announced, ...]:
         """Every route of this side, with what it has of the peer's present session."""
-        return tuple(
-            Announced(
-                name=channel.route.name,
-                pattern=channel.route.pattern,
-                from_sides=channel.route.from_sides,
-                to_sides=channel.route.to_sides,
-                delivery=channel.route.delivery,
-                number=channel.number,
-                window_bytes=channel.route.terms.window_bytes,
-                max_message_bytes=channel.route.max_message_bytes,
-                numbers=_numbers_of(channel),
-                peer_number=channel.met_number,
-            )
-            for channel in self.by_name.values()
+        return tuple(self._announced(channel, *_units_of(channel)) for channel in self.by_name.values())
+
+    @staticmethod
+    def _announced(channel: Channel, spool: str, unit: int) -> Announced:
+        return Announced(
+            name=channel.route.name,
+            pattern=channel.route.pattern,
+            from_sides=channel.route.from_sides,
+            to_sides=channel.route.to_sides,
+            delivery=channel.route.delivery,
+            number=channel.number,
+            window_bytes=channel.route.terms.window_bytes,
+            max_message_bytes=channel.route.max_message_bytes,
+            numbers=_numbers_of(channel),
+            peer_number=channel.met_number,
+            spool=spool,
+            unit=unit,
         )
 
     def numbers(self) -> dict[str, Numbers]:
@@ -93,6 +97,8 @@ class Directory:
         self.by_peer_number[other.number] = channel
         if channel.inbound:
             channel.inbound.channel = other.number
+            if isinstance(channel.inbound, SpooledInbound):
+                channel.inbound.meet(other.spool)
         if channel.outbound:
             channel.outbound.agreed(min(ours.window_bytes, other.window_bytes), channel.max_message_bytes)
 
@@ -108,6 +114,23 @@ class Directory:
     def inbounds(self) -> dict[int, Inbound]:
         """What may come in, by the peer's numbers."""
         return {number: c.inbound for number, c in self.by_peer_number.items() if c.inbound}
+
+
+def _outbound(number: int, route: Route, compact: Compact | None) -> Outbound:
+    if route.stored is not None:
+        return SpooledOutbound(number, route.name, route.terms, route.stored)
+    return Outbound(number, route.name, route.terms, compact)
+
+
+def _inbound(route: Route) -> Inbound:
+    kind = SpooledInbound if route.delivery == "spooled" else Inbound
+    return kind(0, route.name, route.terms.window_bytes, route.max_message_bytes)
+
+
+def _units_of(channel: Channel) -> Units:
+    if isinstance(channel.outbound, SpooledOutbound):
+        return channel.outbound.spool, 0
+    return channel.inbound.known if isinstance(channel.inbound, SpooledInbound) else UNKNOWN
 
 
 def _numbers_of(channel: Channel) -> Numbers:

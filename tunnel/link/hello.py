@@ -16,6 +16,8 @@ from tunnel.link.wire import PROTOCOL, VERSION
 
 Numbers = tuple[int, int]
 """(received, delivered): the newest batch that was accepted, and the newest that reached the local socket."""
+Units = tuple[str, int]
+"""(spool, unit): of a spooled channel, which disk it takes from, and the newest unit that came completely."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,10 @@ class Announced:
     numbers: Numbers = (0, 0)
     peer_number: int = 0
     """The reader's channel that `numbers` speak of: a route that was taken away and came again has another."""
+    spool: str = ""
+    """A spooled route: the sender's own spool; from the receiver the one that it knows ..."""
+    unit: int = 0
+    """... and the newest unit of it that came completely."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,7 @@ class Hello:
                     "received": route.numbers[0],
                     "delivered": route.numbers[1],
                     "peer_number": route.peer_number,
+                    **({"spool": route.spool, "unit": route.unit} if route.delivery == "spooled" else {}),
                 }
                 for route in self.routes
             ],
@@ -155,6 +162,7 @@ def parse_hello(raw: Mapping[str, Any]) -> Hello:
 def _parse_route(raw: Mapping[str, Any]) -> Announced:
     fields = _Fields(raw, "route")
     received, delivered = fields.number("received"), fields.number("delivered")
+    spooled = fields.text("delivery") == "spooled"
     return Announced(
         name=fields.text("name"),
         pattern=fields.text("pattern"),
@@ -166,6 +174,8 @@ def _parse_route(raw: Mapping[str, Any]) -> Announced:
         max_message_bytes=fields.number("max_message"),
         numbers=(received, delivered),
         peer_number=fields.number("peer_number", 2**32),
+        spool=fields.text("spool") if spooled else "",
+        unit=fields.number("unit") if spooled else 0,
     )
 
 

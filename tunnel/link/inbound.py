@@ -34,6 +34,8 @@ class Run:
     fed: int = 0
     cost: int = 0
     """What it counts for in the window."""
+    unit: int = 0
+    """A spooled channel: the newest unit that is here when this one is handed on."""
 
 
 @dataclass(slots=True)
@@ -145,5 +147,8 @@ class Inbound:
         self.received = self.delivered = 0
         while self.runs and (not keep or (self._old_bytes > self._held_limit and len(self.runs) > 1)):
             run = self.runs.pop()
-            self.dropped["peer_restart"] += run.messages - run.fed
+            self._give_up(run)
             self._old_bytes -= run.cost
+
+    def _give_up(self, run: Run) -> None:
+        self.dropped["peer_restart"] += run.messages - run.fed

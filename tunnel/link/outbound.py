@@ -51,6 +51,8 @@ class Batch:
     more: bool
     born: float
     seq: int = 0
+    unit: int = 0
+    """A spooled channel: the number that its disk gave it (tunnel/link/spooled.py)."""
 
     @property
     def cost(self) -> int:
@@ -114,6 +116,16 @@ class Outbound:
         return self.terms.overflow != "block" or self.unacked_bytes < self.window_bytes
 
     # --- local side --------------------------------------------------------------------------------------------------
+
+    @property
+    def load_bytes(self) -> int:
+        """How busy it is, in comparison with that of another side."""
+        return self.unacked_bytes
+
+    @property
+    def drained(self) -> bool:
+        """Nothing is held here that an orderly end should wait for."""
+        return not self.unacked_bytes
 
     def put(self, pieces: Iterable[Piece], now: float) -> None:
         """Take what was read from the local socket. Whole messages only: the last piece has `more` False."""
@@ -375,7 +387,9 @@ class Outbound:
 
 def _cut(batch: Batch, most: int) -> list[Batch]:
     """A batch as fragments without numbers."""
-    fragments = [Batch(run, size, 0, True, batch.born) for run, size in _fragments(batch.segments, most)]
+    fragments = [
+        Batch(run, size, 0, True, batch.born, unit=batch.unit) for run, size in _fragments(batch.segments, most)
+    ]
     fragments[-1].messages, fragments[-1].more = batch.messages, batch.more
     return fragments
 

@@ -20,11 +20,12 @@ from tunnel.link.acks import FOREVER, Owed
 from tunnel.link.channel import Ahead, Channel, Foresight, Route
 from tunnel.link.directory import Directory
 from tunnel.link.heartbeat import Heartbeat
-from tunnel.link.hello import Announced, Hello, Numbers
+from tunnel.link.hello import Announced, Hello, Numbers, Units
 from tunnel.link.lane import Credit
 from tunnel.link.notices import Notices
 from tunnel.link.outbound import Batch, Compact, Outbound, Piece
 from tunnel.link.schedule import Schedule
+from tunnel.link.spooled import UNKNOWN, SpooledOutbound
 from tunnel.link.wire import Ack, Data, Kind, Lane
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Peer:
         self._heartbeat = Heartbeat()
         self._notices = Notices(self._directory)
         self._outbox: list[tuple[Lane, Parts]] = []
+        self._units: dict[str, Units] = {}
+        """Of spooled channels: what the peer had when it greeted. It may have got more since; that it will drop."""
         self.ahead: Ahead | None = None
         """Whoever was told by `foresee` what may go ahead; the first call of anything here has it catch up."""
         self._on_control: dict[Kind, Callable[[Lane, Sequence[Segment], float], None]] = {
@@ -115,6 +118,7 @@ class Peer:
             self._directory.restart()
             self._heartbeat.new_session()
         self.peer_session = hello.session
+        self._units = {route.name: (route.spool, route.unit) for route in hello.routes if route.unit}
         self._directory.agree(hello)
         self._heartbeat.clock.sample(hello.clock_us / 1e6, now if heard_at is None else heard_at)
         self.credit.reset(now)
@@ -128,6 +132,8 @@ class Peer:
         for name, channel in self.channels.items():
             if channel.outbound and channel.refused is None:
                 channel.outbound.resume(*numbers.get(name, (0, 0)))
+                if isinstance(channel.outbound, SpooledOutbound) and channel.outbound.adrift:
+                    channel.outbound.start(*self._units.get(name, UNKNOWN), now)
                 self.freed.append(channel)
         self._schedule.replace(self._directory.sending())
         self.is_open = True
@@ -198,8 +204,9 @@ class Peer:
     def drained(self) -> bool:
         """Nothing of ours is under way or waits."""
         self.catch_up()
-        waiting = any(c.outbound and c.outbound.unacked_bytes for c in self.channels.values() if c.refused is None)
-        return not waiting and not self._owed.has_deliveries and not self._outbox
+        channels = [channel for channel in self.channels.values() if channel.refused is None]
+        drained = all(channel.outbound is None or channel.outbound.drained for channel in channels)
+        return drained and not self._owed.has_deliveries and not self._outbox
 
     # --- out ---------------------------------------------------------------------------------------------------------
 
@@ -246,7 +253,7 @@ class Peer:
     def _wrap(self, outbound: Outbound, batch: Batch, now: float) -> Parts:
         ack = self._owed.take() if self._owed.due_at is not FOREVER else None
         header = wire.encode_data(
-            Data(outbound.channel, batch.seq, int(batch.born * 1e6), batch.messages, batch.more, ack)
+            Data(outbound.channel, batch.seq, int(batch.born * 1e6), batch.messages, batch.more, ack, batch.unit)
         )
         self.credit.add(len(header) + batch.size, now)
         segments = batch.segments

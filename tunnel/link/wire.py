@@ -62,12 +62,15 @@ MORE: Final = 1
 """DATA flag: a fragment; the message goes on in the channel's next batch."""
 ACKED: Final = 2
 """DATA flag: an acknowledgement block follows the header."""
+UNIT: Final = 4
+"""DATA flag: the number of its unit on the sender's disk follows, behind the acknowledgement block."""
 FIRST: Final = 1
 """SUBSCRIBE flag: forget the set so far."""
 LAST: Final = 2
 """SUBSCRIBE flag: the set stands; answer SUBSCRIBED."""
 
 _DATA = struct.Struct("<BBHIQQI")
+_UNIT = struct.Struct("<Q")
 _ACK = struct.Struct("<QH")
 _ACK_ITEM = struct.Struct("<IQ")
 _PING = struct.Struct("<BQ")
@@ -97,6 +100,8 @@ class Data(NamedTuple):
     messages: int
     more: bool
     ack: Ack | None
+    unit: int = 0
+    """Of a spooled channel; 0: none."""
 
 
 class Subscribe(NamedTuple):
@@ -174,11 +179,12 @@ def encode_ack_block(ack: Ack) -> bytes:
 
 def encode_data(header: Data) -> bytes:
     """Part 0 of a batch."""
-    flags = MORE if header.more else 0
-    if header.ack is None:
-        return _DATA.pack(Kind.DATA, flags, 0, header.channel, header.seq, header.born_us, header.messages)
-    fixed = _DATA.pack(Kind.DATA, flags | ACKED, 0, header.channel, header.seq, header.born_us, header.messages)
-    return fixed + encode_ack_block(header.ack)
+    flags, tail = MORE if header.more else 0, b""
+    if header.unit:
+        flags, tail = flags | UNIT, _UNIT.pack(header.unit)
+    if header.ack is not None:
+        flags, tail = flags | ACKED, encode_ack_block(header.ack) + tail
+    return _DATA.pack(Kind.DATA, flags, 0, header.channel, header.seq, header.born_us, header.messages) + tail
 
 
 def decode_data(part: Segment) -> tuple[Data, memoryview]:
@@ -187,11 +193,16 @@ def decode_data(part: Segment) -> tuple[Data, memoryview]:
     if view.nbytes < _DATA.size:
         raise _bad("a batch's header is too short")
     _, flags, _, channel, seq, born_us, messages = _DATA.unpack_from(view)
-    ack, length = None, _DATA.size
+    ack, unit, length = None, 0, _DATA.size
     if flags & ACKED:
         ack, acked = _decode_ack_block(view[length:])
         length += acked
-    return Data(channel, seq, born_us, messages, bool(flags & MORE), ack), view[length:]
+    if flags & UNIT:
+        if view.nbytes < length + _UNIT.size:
+            raise _bad("a batch's header ends before its unit")
+        unit = int(_UNIT.unpack_from(view, length)[0])
+        length += _UNIT.size
+    return Data(channel, seq, born_us, messages, bool(flags & MORE), ack, unit), view[length:]
 
 
 def _decode_ack_block(view: memoryview) -> tuple[Ack, int]:
