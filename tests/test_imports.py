@@ -18,7 +18,7 @@ LAYERS = [
     {"monitor", "zap", "taps", "served"},
     {"carriers", "local"},
     {"patterns"},
-    {"ahead"},
+    {"ahead", "spools"},
     {"links", "route"},
     {"probe", "exchange", "changes"},
     {"device"},

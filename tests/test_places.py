@@ -12,7 +12,7 @@ from tunnel import places
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ZTUNNEL_RUNTIME_DIR", "ZTUNNEL_IPC_DIR", "XDG_RUNTIME_DIR"):
+    for name in ("ZTUNNEL_RUNTIME_DIR", "ZTUNNEL_IPC_DIR", "XDG_RUNTIME_DIR", "ZTUNNEL_STATE_DIR", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -37,6 +37,23 @@ def test_places(
         monkeypatch.setenv(name, text)
     assert places.runtime_dir("t", "dmz") == Path(runtime)
     assert places.ipc_dir("t") == Path(ipc)
+
+
+@pytest.mark.parametrize(
+    ("user", "environment", "state"),
+    [
+        (0, {}, "/var/lib/ztunnel/t.dmz"),
+        (0, {"XDG_STATE_HOME": "/home/state"}, "/var/lib/ztunnel/t.dmz"),
+        (7, {"XDG_STATE_HOME": "/home/state"}, "/home/state/ztunnel/t.dmz"),
+        (7, {"HOME": "/home/ann"}, "/home/ann/.local/state/ztunnel/t.dmz"),
+        (0, {"ZTUNNEL_STATE_DIR": "/a"}, "/a/t.dmz"),
+    ],
+)
+def test_state(monkeypatch: pytest.MonkeyPatch, user: int, environment: dict[str, str], state: str) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    for name, text in environment.items():
+        monkeypatch.setenv(name, text)
+    assert places.state_dir("t", "dmz") == Path(state)
 
 
 def test_a_relative_folder_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -82,7 +82,8 @@ class Tunnel:
         self.folder = folder
         self.sides = tuple(sides)
         self.runtime = Path(tempfile.mkdtemp(prefix="zt", dir="/tmp"))  # paths of unix sockets must be short
-        self.environment = os.environ | {"ZTUNNEL_RUNTIME_DIR": str(self.runtime)}
+        state = {"ZTUNNEL_RUNTIME_DIR": str(self.runtime), "ZTUNNEL_STATE_DIR": str(folder / "state")}
+        self.environment = os.environ | state
         self.table = folder / f"{self.name}.yaml"
         self.link_port = free_port()
         self.devices = {side: DeviceProcess(self, side) for side in self.sides}

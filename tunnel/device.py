@@ -25,19 +25,19 @@ from tunnel import pump
 from tunnel.carriers.guard import raise_descriptor_limit
 from tunnel.changes import between
 from tunnel.config import read_plan
-from tunnel.config.plan import Plan
+from tunnel.config.plan import Plan, RoutePlan
 from tunnel.control import Command, ControlServer
-from tunnel.errors import UsageError, ZtunnelError
+from tunnel.errors import SpoolError, UsageError, ZtunnelError
 from tunnel.exchange import Exchange
 from tunnel.heap import keep_large_blocks
-from tunnel.limits import BYE_S, EXIT_LINGER_S, SWEEP_S
+from tunnel.limits import BYE_S, EXIT_LINGER_S, SPOOL_RETRY_MAX_S, SWEEP_S
 from tunnel.link.peer import Peer
 from tunnel.links import DialLink, ListenLink
 from tunnel.log import Log
 from tunnel.patterns import Pattern
 from tunnel.probe import look
 from tunnel.reactor import Reactor, run
-from tunnel.route import RunningRoute
+from tunnel.route import RunningRoute, unusable
 from tunnel.taps import Taps
 from tunnel.zap import Zap
 
@@ -51,6 +51,8 @@ class Device:
         self.zap = Zap(self.reactor)
         self.peers: dict[str, Peer] = {}
         self.routes: dict[str, RunningRoute] = {}
+        self._unusable: dict[str, tuple[RoutePlan, str]] = {}
+        """Spooled routes whose disk cannot be used yet, and why."""
         self.stopped = asyncio.Event()
         self._started_at = self.reactor.now()
         self._stopping = False
@@ -92,10 +94,35 @@ class Device:
         return Peer(self.plan.side, side, os.urandom(16), compact=pump.keep_latest)
 
     async def _add_route(self, plan: Any) -> None:
-        route = RunningRoute(self.reactor, self.zap, self.exchange, plan, self.peers, self.plan.runtime_dir)
+        try:
+            route = RunningRoute(self.reactor, self.zap, self.exchange, plan, self.peers, self.plan.runtime_dir)
+        except SpoolError as error:
+            self._wait_for_disk(plan, str(error))
+            return
+        self._unusable.pop(plan.name, None)
         self.routes[plan.name] = route
         self.exchange.aheads.add(route.pattern, route.ports)
         await route.open()
+
+    def _wait_for_disk(self, plan: RoutePlan, reason: str) -> None:
+        """The route's spool cannot be opened: say so, and try again for as long as the route is in the table."""
+        self._log.error("spool-unusable", route=plan.name, reason=reason)
+        self._unusable[plan.name] = (plan, reason)
+        self.reactor.call_later(SPOOL_RETRY_MAX_S, lambda: self._try_again(plan))
+
+    def _try_again(self, plan: RoutePlan) -> None:
+        waiting = self._unusable.get(plan.name)
+        if waiting is not None and waiting[0] is plan and not self._stopping:
+            self._trial = self.reactor.loop.create_task(self._add_late(plan))
+
+    async def _add_late(self, plan: RoutePlan) -> None:
+        async with self._reloading:
+            if self._unusable.get(plan.name, (None,))[0] is not plan:
+                return
+            await self._add_route(plan)
+            if plan.name in self.routes:
+                for side in plan.peers:
+                    self.exchange.redial(side, "a route has its disk again")
 
     def _start_links(self) -> None:
         plan, exchange = self.plan, self.exchange
@@ -125,6 +152,7 @@ class Device:
             link.goodbye(f"{self.plan.side} is stopping")
         for route in self.routes.values():
             await route.end.close(EXIT_LINGER_S)
+            route.close_spools()
         await self._control.close()
         self.stopped.set()
 
@@ -177,7 +205,10 @@ class Device:
             "pump": "compiled" if pump.COMPILED else "pure",
             "links": self._links_status(),
             "ports": listens.ports_status() if listens is not None else [],
-            "routes": {name: route.status() for name, route in self.routes.items()},
+            "routes": {
+                **{name: route.status() for name, route in self.routes.items()},
+                **{name: unusable(plan, reason) for name, (plan, reason) in self._unusable.items()},
+            },
         }
 
     def _links_status(self) -> list[dict[str, Any]]:
@@ -205,7 +236,7 @@ class Device:
     def ready(self) -> bool:
         """Every local socket and every link port is open."""
         ports = self.exchange.listens is None or self.exchange.listens.opened
-        return ports and all(route.end.opened for route in self.routes.values())
+        return ports and not self._unusable and all(route.end.opened for route in self.routes.values())
 
     async def _on_stop(self, _request: dict[str, Any]) -> dict[str, Any]:
         self.reactor.loop.call_soon(self._stop_soon)
@@ -226,7 +257,10 @@ class Device:
             return changes.told()
         self.plan = plan
         for gone in changes.removed:
-            route = self.routes.pop(gone.name)
+            self._unusable.pop(gone.name, None)
+            route = self.routes.pop(gone.name, None)
+            if route is None:
+                continue
             self.exchange.aheads.remove(route.ports)
             await route.close(EXIT_LINGER_S)
         for side in plan.peer_keys:

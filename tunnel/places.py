@@ -1,4 +1,4 @@
-"""Where things are on this box: a side's private runtime folder and its state, and the folder of applications' ipc sockets.
+"""Where things are on this box: a side's private runtime folder, its state, the folder of applications' ipc sockets.
 
     runtime   $ZTUNNEL_RUNTIME_DIR, else /run/ztunnel (root), $XDG_RUNTIME_DIR/ztunnel,
               /tmp/ztunnel-UID; then /NAME.SIDE

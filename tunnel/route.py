@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,17 @@ from tunnel.config.plan import RoutePlan
 from tunnel.link.channel import NOT_MET, Route
 from tunnel.link.outbound import Terms
 from tunnel.link.peer import Peer
+from tunnel.link.spooled import Stored
 from tunnel.local import LocalEnd
 from tunnel.local.stream import StreamEnd
 from tunnel.log import Log
 from tunnel.patterns import PATTERNS, Hub, Pattern, Port, Stream
 from tunnel.reactor import Reactor
+from tunnel.spools import RouteSpools
 from tunnel.zap import Zap
 
 
-def link_route(plan: RoutePlan) -> Route:
+def link_route(plan: RoutePlan, stored: Stored | None = None) -> Route:
     """What the link needs to know of a route."""
     is_from = plan.where == "from"
     is_stream = plan.pattern == "stream"
@@ -45,18 +48,23 @@ def link_route(plan: RoutePlan) -> Route:
         grants=plan.pattern == "pubsub" and is_from,
         standing=plan.subscribe,
         keep_on_restart=not (replies or is_stream),
+        stored=stored,
     )
 
 
 class RunningRoute:
-    """A route between its local socket and its peers."""
+    """A route between its local socket and its peers. SpoolError: it is spooled, and the disk cannot be used."""
 
     def __init__(
         self, reactor: Reactor, zap: Zap, hub: Hub, plan: RoutePlan, peers: Mapping[str, Peer], private_dir: Path
     ) -> None:
         self.plan = plan
         self.pattern: Pattern = PATTERNS[plan.pattern, plan.where](plan, hub)
-        self.ports = [Port(peers[side], peers[side].add(link_route(plan))) for side in plan.peers]
+        self.spools = None if plan.spool is None else self._open_spools(reactor, hub, peers)
+        if self.spools is not None:
+            self.ports = self.spools.ports
+        else:
+            self.ports = [Port(peers[side], peers[side].add(link_route(plan))) for side in plan.peers]
         self.end: LocalEnd | StreamEnd
         if isinstance(self.pattern, Stream):
             self.end = self.pattern.make_end(reactor, private_dir)
@@ -73,6 +81,12 @@ class RunningRoute:
     def __repr__(self) -> str:
         return f"<RunningRoute {self.plan.name} {self.state()[0]}>"
 
+    def _open_spools(self, reactor: Reactor, hub: Hub, peers: Mapping[str, Peer]) -> RouteSpools:
+        sides = [peers[side] for side in self.plan.peers]
+        return RouteSpools(
+            reactor, hub, self.pattern, self.plan, sides, lambda peer, stored: peer.add(link_route(self.plan, stored))
+        )
+
     async def open(self) -> None:
         await self.end.open()
         self.pattern.on_opened()
@@ -82,9 +96,15 @@ class RunningRoute:
         """The route leaves the table (or the process ends)."""
         self.pattern.disarm()
         await self.end.close(linger_s)
+        self.close_spools()
         for port in self.ports:
             port.channel.owner = None
             port.peer.remove(self.plan.name)
+
+    def close_spools(self) -> None:
+        """What was read goes to disk; waits for it."""
+        if self.spools is not None:
+            self.spools.close()
 
     def say_peers(self) -> None:
         """Tell the far halves how many applications are connected here."""
@@ -96,7 +116,7 @@ class RunningRoute:
         self._log.warn("message-too-large", route=self.plan.name, messages=count, max_message_bytes=limit)
 
     def state(self) -> tuple[str, str]:
-        """(ready | waiting | refused | down, why)."""
+        """(ready | waiting | refused | degraded | down, why)."""
         if not self.end.opened:
             broken = [f"{e['address']}: {e['reason']}" for e in self.end.status() if e["reason"]]
             return "down", "; ".join(broken) or "its local sockets are not open yet"
@@ -104,6 +124,9 @@ class RunningRoute:
         if refused and not any(port.met for port in self.ports):
             return "refused", "; ".join(str(port.channel.refused) for port in refused)
         linked = [port for port in self.ports if port.linked]
+        full = self.spools.problems() if self.spools is not None else []
+        if full:
+            return "degraded", "; ".join(full)
         if not linked:
             away = ", ".join(port.peer.side for port in self.ports)
             return "waiting", f"no link with {away}"
@@ -132,9 +155,33 @@ class RunningRoute:
             "messages_out": tally.messages_out,
             "bytes_out": tally.bytes_out,
             "batches_ahead": tally.ahead,
-            "dropped": self.pattern.drops(),
+            "dropped": self._dropped(),
             "may_repeat": self.pattern.may_repeat(),
             "unacked_bytes": sum(channel.unacked_bytes for channel in outbound),
             "window_bytes": sum(channel.window_bytes for channel in outbound) or self.plan.window_bytes,
+            **({} if self.spools is None else {"spools": self.spools.told()}),
             **self.pattern.told(),
         }
+
+    def _dropped(self) -> dict[str, int]:
+        total = Counter(self.pattern.drops())
+        if self.spools is not None:
+            total.update(self.spools.dropped())
+        return {reason: count for reason, count in sorted(total.items()) if count}
+
+
+def unusable(plan: RoutePlan, reason: str) -> dict[str, Any]:
+    """The status of a route that cannot be run yet."""
+    return {
+        "pattern": plan.pattern,
+        "end": plan.where,
+        "delivery": plan.delivery,
+        "peers": list(plan.peers),
+        "state": "down",
+        "reason": reason,
+        "endpoints": [],
+        **dict.fromkeys(("remote_applications", "messages_in", "bytes_in", "messages_out", "bytes_out"), 0),
+        **dict.fromkeys(("batches_ahead", "may_repeat", "unacked_bytes"), 0),
+        "dropped": {},
+        "window_bytes": plan.window_bytes,
+    }

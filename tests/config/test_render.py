@@ -71,6 +71,8 @@ routes:
     subscribe: ['#1', ' ']
   secret-work:
     pattern: pipeline
+    delivery: spooled
+    spool: {max: 512MiB, expire: never}
     from: plant bind local
     to: lab bind tcp://127.0.0.1:7777
 """.replace("'a${b'-}", "ann")

@@ -364,8 +364,8 @@ route(
 )
 route(
     "a message that no disk takes",
-    "pattern: pipeline|from: dmz bind local|to: plant bind local|delivery: spooled|max_message: ▶1GiB",
-    "at most 512MiB",
+    "pattern: pipeline|from: dmz bind local|to: plant bind local|delivery: spooled|max_message: ▶300MiB",
+    "at most 256MiB",
 )
 route(
     "bounds of a spool",
@@ -804,7 +804,7 @@ whole(
     "Did you mean 'window'?",
     "Did you mean 'connect'?",
     "can be reached from beyond this box",
-    LATER,
+    "'certain' is no delivery",
 )
 
 # --- links inside SSH and HTTP ---------------------------------------------------------------------------------------

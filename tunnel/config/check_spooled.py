@@ -41,6 +41,6 @@ def check_route(c: Checking, route: Route, path: Path, broken: frozenset[str]) -
         c.tell((*path, "overflow"), "a spooled route drops nothing for want of room, so its overflow is block.")
     if route.on_restart == "drop":
         c.tell((*path, "on_restart"), "a spooled route always sends again what was not delivered; take this out.")
-    if settings.max_message_bytes > SPOOL_ROW_BYTES:
+    if settings.max_message_bytes > SPOOL_ROW_BYTES // 2:
         at: Path = (*path, "max_message") if route.max_message else ("defaults", "max_message")
-        c.tell(at, f"one message on disk has at most {SPOOL_ROW_BYTES >> 20}MiB.")
+        c.tell(at, f"one message on disk has at most {SPOOL_ROW_BYTES >> 21}MiB.")

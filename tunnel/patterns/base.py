@@ -24,6 +24,7 @@ from tunnel.patterns.marks import Marks
 from tunnel.reactor import POLLIN, POLLOUT
 
 if TYPE_CHECKING:
+    from tunnel.backlog import Backlog
     from tunnel.config.plan import RoutePlan
     from tunnel.local import LocalEnd
     from tunnel.pump import Drained, Fed
@@ -69,6 +70,8 @@ class Port:
     channel: Channel
     shortcut: pump.Shortcut | None = None
     """Takes small batches past all of this (tunnel/ahead.py)."""
+    backlog: Backlog | None = None
+    """A spooled route: what is read goes to disk first."""
 
     @property
     def met(self) -> bool:
@@ -81,18 +84,20 @@ class Port:
 
     def has_room(self) -> bool:
         """May a batch be read for this port? A route the peer refuses takes nothing in; one not met yet waits."""
-        outbound = self.channel.outbound
+        outbound = self.channel.outbound if self.backlog is None else self.backlog
         return outbound is not None and outbound.has_room and (self.met or not self.peer.peer_session)
 
     def put(self, pieces: Sequence[pump.Piece], now: float) -> None:
         outbound = self.channel.outbound
-        if outbound is not None and pieces:
+        if self.backlog is not None:
+            self.backlog.put(pieces, now)
+        elif outbound is not None and pieces:
             outbound.put(pieces, now)
             self.peer.wake(self.channel)
 
     @property
     def unacked_bytes(self) -> int:
-        return self.channel.outbound.unacked_bytes if self.channel.outbound else 0
+        return self.channel.outbound.load_bytes if self.channel.outbound else 0
 
 
 @dataclass(slots=True)
@@ -188,6 +193,8 @@ class Pattern:
 
     def freed(self, port: Port) -> None:
         """A window has opened, or a link has come or gone."""
+        if port.backlog is not None:
+            port.backlog.advance()
         self.want()
 
     def stop_reading(self) -> None:

@@ -46,11 +46,13 @@ def takers(ports: Sequence[Port]) -> list[Port]:
     """The ports that may get the next messages: linked, with room, and with the fewest unacknowledged bytes.
 
     With one side only that side waits for its link as long as its window allows; with several a dead one is skipped,
-    and while all are dead nothing is read, for nobody can say yet who will take it.
+    and while all are dead nothing is read, for nobody can say yet who will take it; spooled, the fewest units decide.
     """
     if len(ports) == 1:
         return [ports[0]] if ports[0].has_room() else []
     able = [port for port in ports if port.linked and port.has_room()]
+    if not able:  # a disk takes what is for a side that is away
+        able = [port for port in ports if port.backlog is not None and port.has_room()]
     if not able:
         return []
     least = min(port.unacked_bytes for port in able)
