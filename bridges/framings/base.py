@@ -133,6 +133,11 @@ class Decoder(ABC):
         return f"<{type(self).__name__} offset={self._offset} pending={self.pending}>"
 
     @property
+    def offset(self) -> int:
+        """In the stream: where the frame begins that is not complete, or else the next."""
+        return self._offset
+
+    @property
     @abstractmethod
     def pending(self) -> int:
         """Bytes buffered: of a frame that is not complete."""

@@ -25,6 +25,7 @@ MODULES: Final = (
     "tunnel.cli.tap",
     "tunnel.cli.probe",
     "tunnel.cli.table",
+    "tunnel.cli.frames",
     "tunnel.cli.keys",
 )
 """Each has `register(app)`, which adds its commands, in the order in which `--help` shows them."""

@@ -105,13 +105,18 @@ def readable(first: bytes, size: int) -> str:
     return f"x{first.hex()}{dots}"
 
 
+def shown(size: int, first: bytes) -> str:
+    """`[4] "tick"`: a frame of `size`, of which these are the first bytes."""
+    return f"[{size}] {readable(first, size)}".rstrip()
+
+
 def _show_line(message: dict[str, Any]) -> None:
     typer.echo(line_of(message))
 
 
 def line_of(message: dict[str, Any]) -> str:
     """`12:00:00.123Z in  for plant 2 frames 9 B  [4] "tick"  [5] x0001020304`."""
-    frames = [f"[{size}] {readable(bytes.fromhex(first), size)}".rstrip() for size, first in message["frames"]]
+    frames = [shown(size, bytes.fromhex(first)) for size, first in message["frames"]]
     hidden = message["frame_count"] - len(frames)
     more = "" if message["whole"] else "+"
     if hidden or more:
