@@ -48,5 +48,6 @@ def test_what_it_says_goes_before_defaults(tmp_path: Path) -> None:
 def test_left_out_it_is_2gib_and_a_week(tmp_path: Path) -> None:
     table = load(tmp_path, TASKS + "    delivery: spooled\n")
     assert route_sentence(table, "tasks") == (
-        "tasks: PUSH applications at dmz → PULL applications at plant, spooled (up to 2GiB, 7d), block, dialled by plant"
+        "tasks: PUSH applications at dmz → PULL applications at plant, "
+        "spooled (up to 2GiB, 7d), block, dialled by plant"
     )

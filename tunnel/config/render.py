@@ -311,8 +311,10 @@ def size_text(size: int) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Seconds as `5s` or `200ms`, exactly."""
+    """Seconds as `7d`, `5s` or `200ms`, exactly."""
     exact = Decimal(repr(seconds))
+    if exact and exact % 86400 == 0:
+        return f"{int(exact) // 86400}d"
     if exact == exact.to_integral_value():
         return f"{int(exact)}s"
     return f"{(exact * 1000).normalize():f}ms"
