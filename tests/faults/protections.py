@@ -218,6 +218,27 @@ def stale_replies() -> None:
     Outbound.drop_all = lambda self, reason: None  # type: ignore[method-assign]
 
 
+def spool_count() -> None:
+    """The receiver of a spooled route forgets what it had when the other half's process is a new one."""
+    from tunnel.link.inbound import Inbound
+    from tunnel.link.spooled import UNKNOWN, SpooledInbound
+
+    def restart(self: SpooledInbound, *, keep: bool) -> None:
+        Inbound.restart(self, keep=keep)
+        self._forget()
+
+    SpooledInbound.restart = restart  # type: ignore[method-assign]
+    SpooledInbound.known = property(lambda self: UNKNOWN)  # type: ignore[method-assign,assignment]
+
+
+def spool_first() -> None:
+    """A process begins with what comes, not with what its predecessor left on disk."""
+    from tunnel import spools
+    from tunnel.link.spooled import Stored
+
+    spools.stored = lambda store: Stored(store.id.hex(), store.next, store.next)  # type: ignore[attr-defined]
+
+
 PROTECTIONS: dict[str, Callable[[], None]] = {
     function.__name__: function
     for function in (
@@ -238,5 +259,7 @@ PROTECTIONS: dict[str, Callable[[], None]] = {
         local_sockets,
         guard,
         stale_replies,
+        spool_count,
+        spool_first,
     )
 }
