@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.config.tables import BASE, load
-from tunnel.config.describe import Call, Opening, ports, route_sentence
+from tunnel.config.describe import Call, Opening, bridge_sentence, ports, route_sentence
 
 
 def test_a_sentence_a_route(tmp_path: Path) -> None:
@@ -92,3 +94,99 @@ def test_services_of_one_kind_may_share_an_endpoint(tmp_path: Path) -> None:
         + "    to: plant connect tcp://127.0.0.1:6555\n    max_age: never\n"
     )
     assert warnings(tmp_path, text) == []
+
+
+ROUTES = """\
+  weights: {pattern: pipeline, from: plant bind local, to: dmz bind local}
+  asked: {pattern: reqrep, from: dmz bind local, to: plant bind local, max_age: 5s}
+"""
+DEVICES = "listen: [tcp://127.0.0.1:4001, tcp://127.0.0.1:4002]"
+DIAL = "devices that dial tcp://127.0.0.1:4001 or tcp://127.0.0.1:4002"
+SERVER = "connect: [tcp://10.0.0.7:502, tcp://10.0.0.8:502]"
+DIALLED = "the server at tcp://10.0.0.7:502 or tcp://10.0.0.8:502"
+SENTENCES = [
+    ("server", "PUSH connect route:weights", "", f"{DIAL} → PUSH to route weights, framing line, at plant"),
+    ("server", "PUB bind ipc://a", "frame: mllp", f"{DIAL} → PUB at ipc://a, framing mllp, at plant"),
+    ("server", "SUB connect tcp://h:1", "", f"SUB at tcp://h:1 → all {DIAL}, framing line, at plant"),
+    (
+        "server",
+        "PULL connect route:weights",
+        "to: one",
+        f"PULL of route weights → one of the {DIAL}, framing line, at dmz",
+    ),
+    (
+        "server",
+        "DEALER connect route:asked",
+        "frame: mllp, frame_out: line, accept: acked, ack: x",
+        f"requests of {DIAL} → DEALER to route asked, framing mllp (out: line), told when it was answered, at dmz",
+    ),
+    (
+        "server",
+        "PUSH connect route:weights",
+        "ack: x, tls: {cert: a, key: b}",
+        f"{DIAL} → PUSH to route weights, framing line, TLS, told when it is handed to 0MQ, at plant",
+    ),
+    ("server", "ROUTER bind ipc://a", "", f"{DIAL} ↔ ROUTER at ipc://a, framing line, at plant"),
+    (
+        "client",
+        "REP connect route:asked",
+        "frame: {kind: length, width: 2}",
+        f"REP of route asked → requests to {DIALLED}, framing length, at plant",
+    ),
+    (
+        "client",
+        "SUB connect tcp://h:1 tcp://h:2",
+        "",
+        f"SUB at tcp://h:1 and tcp://h:2 → {DIALLED}, framing line, at plant",
+    ),
+    (
+        "client",
+        "PUSH connect route:weights",
+        "",
+        f"{DIALLED} → PUSH to route weights, framing line, at plant",
+    ),
+    (
+        "client",
+        "DEALER bind ipc://a",
+        "",
+        f"DEALER at ipc://a ↔ {DIALLED}, framing line, at plant",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "zmq", "more", "sentence"), SENTENCES)
+def test_a_sentence_a_bridge(tmp_path: Path, kind: str, zmq: str, more: str, sentence: str) -> None:
+    tcp = DEVICES if kind == "server" else SERVER
+    side = sentence.rpartition(" at ")[2]
+    said = f"{{kind: tcp-{kind}, side: {side}, {tcp}, zmq: {zmq}{', ' if more else ''}{more}}}"
+    table = load(tmp_path, f"{BASE}{ROUTES}bridges:\n  old: {said}\n")
+    assert bridge_sentence(table, "old") == f"old: {sentence}"
+
+
+def test_ports_of_bridges(tmp_path: Path) -> None:
+    bridges = """\
+bridges:
+  open:
+    side: plant
+    kind: tcp-server
+    listen: [tcp://10.0.0.1:4001, ipc://a]
+    allow: 10.0.0.0/24
+    zmq: PUSH bind tcp://127.0.0.1:4003
+    tls: {cert: a, key: b, ca: c}
+  defaulted: {side: plant, kind: tcp-server, listen: 'tcp://10.0.0.1:4002', zmq: PUSH connect tcp://10.0.0.9:1}
+  near: {side: dmz, kind: tcp-server, listen: 'tcp://127.0.0.1:4004', zmq: PUSH connect route:weights}
+  plc: {side: plant, kind: tcp-client, connect: 'tcp://10.0.0.7:502', zmq: REP connect route:asked}
+"""
+    weights = ROUTES.replace("from: plant bind local, to: dmz", "from: dmz bind local, to: plant")
+    found = ports(load(tmp_path, BASE.replace("links:", "defaults: {allow: 10.9.0.0/16}\nlinks:") + weights + bridges))
+    assert found.opens[-5:] == (
+        Opening("plant", "tcp://10.0.0.1:4001", "devices of open", "10.0.0.0/24", "TLS certificate"),
+        Opening("plant", "ipc://a", "devices of open", "this box", "TLS certificate"),
+        Opening("plant", "tcp://127.0.0.1:4003", "0MQ applications of open", "this box", ""),
+        Opening("plant", "tcp://10.0.0.1:4002", "devices of defaulted", "10.9.0.0/16", ""),
+        Opening("dmz", "tcp://127.0.0.1:4004", "devices of near", "this box", ""),
+    )
+    assert found.calls[-2:] == (
+        Call("plant", "tcp://10.0.0.9:1", "0MQ application of defaulted"),
+        Call("plant", "tcp://10.0.0.7:502", "server of plc"),
+    )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from tests.carriers.certificates import Authority
 from tests.config.tables import BASE, PLANT_KEY, with_keys, write
 from tunnel.config import load_table, plan_for
 from tunnel.config.plan import Plan
@@ -75,10 +78,40 @@ routes:
     spool: {max: 512MiB, expire: never}
     from: plant bind local
     to: lab bind tcp://127.0.0.1:7777
+bridges:
+  scales:
+    side: plant
+    kind: tcp-server
+    listen: [tcp://10.0.0.1:4001, ipc://scales.sock]
+    zmq: PUSH connect route:secret-work
+    tls: {cert: certs/server.pem, key: certs/server.key, ca: certs/ca.pem}
+    frame: {kind: stx-etx, start: '0660', end: hex:0d0a, max_frame: 64KiB}
+    frame_out: line
+    ack: "\\x06$${HOME}\\r"
+    connections: 12
+    idle: never
+    hwm: 7
+  desk:
+    side: dmz
+    kind: tcp-server
+    listen: tcp://127.0.0.1:4002
+    zmq: DEALER connect tcp://127.0.0.1:4003
+    timeout: 1500ms
+    timeout_reply: 'no'
 """.replace("'a${b'-}", "ann")
 MORE = """\
 sides:
   lab: {key: lab.key}
+bridges:
+  plc:
+    side: lab
+    kind: tcp-client
+    connect: tcp://${ZT_PLC}:502
+    zmq: REP bind ipc://plc.sock
+    tls: {ca: ca.pem}
+    frame: {kind: length, width: 2, offset: 4, keep: true}
+    correlate: {offset: 0, length: 2}
+    keep_alive: {every: 30s, send: hex:00}
 routes:
   chat:
     pattern: pair
@@ -91,11 +124,15 @@ routes:
 @pytest.fixture
 def rich(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ZT_PASSWORD", "hunter2")
+    monkeypatch.setenv("ZT_PLC", "10.9.9.8")
     monkeypatch.setenv("ZTUNNEL_RUNTIME_DIR", "/run/zt-test")
     for name in ("dmz", "dmz-old", "plant", "orders"):
         write_pair(tmp_path / "keys", name)
     write_pair(tmp_path / "more", "lab")
     write_pair(tmp_path / "clients", "ann")
+    (tmp_path / "certs").mkdir()
+    Authority(tmp_path / "certs").issue().key.chmod(0o600)
+    Authority(tmp_path / "more")
     public = load_public(tmp_path / "keys" / "plant.key")
     write(tmp_path, MORE, "more/lab.yaml")
     return write(tmp_path, RICH.replace("KEY_OF_PLANT", public), "rich.yaml")
@@ -126,14 +163,31 @@ def test_rendering_twice_changes_nothing(rich: Path, side: str) -> None:
 
 def test_what_dmz_is_not_told(rich: Path) -> None:
     text = render(load_table(rich), "dmz")
-    for word in ("10.0.0.", "10.9.9.9", "dmz.example.com", "secret-work", "chat", "lab", "ZT_PASSWORD", "ann", "local"):
+    away = ("10.0.0.", "10.9.9.", "dmz.example.com", "secret-work", "chat", "lab", "ZT_PASSWORD", "ann", "local")
+    for word in (*away, "scales", "plc", "certs"):
         assert word not in text.partition("version:")[2], word
 
 
 def test_what_plant_is_not_told(rich: Path) -> None:
     text = render(load_table(rich), "plant")
-    for word in ("192.0.2.", "198.51.100.", "10.20.0.0", "orders.key_secret", "hunter2", "rich"):
+    for word in ("192.0.2.", "198.51.100.", "orders.key_secret", "hunter2", "rich", "desk", "plc"):
         assert word not in text.partition("session:")[2], word
+
+
+def test_bridges_of_the_side_alone_and_whole(rich: Path) -> None:
+    def found(side: str) -> dict[str, Any]:
+        bridges: dict[str, Any] = yaml.safe_load(render(load_table(rich), side))["bridges"]
+        return bridges
+
+    assert found("plant")["scales"]["allow"] == "10.20.0.0/16"
+    assert found("plant")["scales"]["tls"]["cert"] == "certs/server.pem"
+    assert set(found("plant")) == {"scales"}
+    assert "allow" not in found("dmz")["desk"]
+    assert found("lab")["plc"]["tls"] == {"ca": "more/ca.pem"}
+    assert found("lab")["plc"]["connect"] == "tcp://10.9.9.8:502"
+    for side, name in (("plant", "scales"), ("dmz", "desk"), ("lab", "plc")):
+        (bridge,) = plan_of(rich, side).bridges
+        assert bridge.name == name
 
 
 def test_the_others_have_bare_ends_and_written_keys(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from bridges.framing import OPTIONS
 from tests.config.tables import BASE
 from tests.config.wrong_tables import WRONG
+from tunnel.config.bridge_model import KINDS as KINDS_OF_BRIDGE
 from tunnel.config.nodes import Map, Node, Scalar, compose
 from tunnel.config.schema import table_schema
 
@@ -68,6 +70,59 @@ def plain(node: Node | None) -> Any:
 
 def read(text: str) -> Any:
     return plain(compose(text, "t", []))
+
+
+def bridged(lines: str, kind: str = "tcp-server", zmq: str = "PUSH connect tcp://127.0.0.1:1") -> Any:
+    tcp = "listen: 'tcp://127.0.0.1:1'" if kind == "tcp-server" else "connect: 'tcp://127.0.0.1:1'"
+    return read(
+        f"{BASE}bridges:\n  old: {{side: dmz, kind: {kind}, {tcp}, zmq: '{zmq}'{', ' if lines else ''}{lines}}}\n"
+    )
+
+
+RIGHT = [
+    ("tcp-server", ""),
+    ("tcp-server", "frame: line, allow: any, connections: 5, takeover: newest, per_address: 1, to: all"),
+    ("tcp-server", "frame: {max_frame: 1KiB}, frame_out: {kind: slip, lead: false}, tls: {cert: a, key: b}"),
+    ("tcp-server", "frame: {kind: length, width: varint, adjust: -3}, accept: acked, ack: x, nak: y, idle: never"),
+    ("tcp-client", "frame: {kind: idle, pause: 50ms}, pool: 3, start: lazy, on_connect: hi, keepalive: false"),
+    ("tcp-client", "correlate: {offset: 0, length: 2}, keep_alive: {every: 30s, send: x}, timeout: 5s, pipeline: 9"),
+]
+BAD = [
+    ("tcp-server", "conections: 5"),
+    ("tcp-server", "pool: 3"),
+    ("tcp-server", "accept: perhaps"),
+    ("tcp-server", "frame: lnie"),
+    ("tcp-server", "frame: {kind: fixed}"),
+    ("tcp-server", "frame: {kind: line, width: 2}"),
+    ("tcp-server", "frame: {width: 2}"),
+    ("tcp-server", "frame: {kind: length, width: 3}"),
+    ("tcp-server", "frame: {kind: length, header: -1}"),
+    ("tcp-server", "frame: {kind: idle, pause: 5}"),
+    ("tcp-server", "frame: {made: 1}"),
+    ("tcp-client", "listen: 'tcp://127.0.0.1:1'"),
+    ("tcp-client", "pool: 0"),
+    ("tcp-client", "correlate: {offset: 0}"),
+    ("tcp-clent", ""),
+]
+
+
+@pytest.mark.parametrize(("kind", "lines"), RIGHT)
+def test_bridges_fit(kind: str, lines: str) -> None:
+    assert fits(bridged(lines, kind), SCHEMA)
+
+
+@pytest.mark.parametrize(("kind", "lines"), BAD)
+def test_wrong_bridges_do_not_fit(kind: str, lines: str) -> None:
+    assert not fits(bridged(lines, kind), SCHEMA)
+
+
+def test_every_kind_of_bridge_and_framing_is_in_it() -> None:
+    assert KINDS_OF_BRIDGE
+    found = {SCHEMA["$defs"][model.__name__]["properties"]["kind"]["const"] for model in KINDS_OF_BRIDGE.values()}
+    assert found == set(KINDS_OF_BRIDGE)
+    of_framing = SCHEMA["$defs"]["FrameModel"]["anyOf"][1:]
+    told = {each["properties"]["kind"]["const"]: set(each["properties"]) for each in of_framing}
+    assert told == {kind: {"kind", "max_frame", *options} for kind, options in OPTIONS.items()}
 
 
 def test_it_is_json_and_says_what_it_is() -> None:

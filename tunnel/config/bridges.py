@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, cast
 
 from bridges.framing import Framing, make
 from tunnel import places
+from tunnel.config.addresses import is_open
 from tunnel.config.bridge_model import Tcp, TcpClient, TcpServer
 from tunnel.config.bridge_plan import BridgeKind, BridgePlan, Correlation, TcpPlan, ZmqPlan
 from tunnel.config.fields import NEVER
-from tunnel.config.model import Bridge
+from tunnel.config.model import Bridge, Defaults
 from tunnel.config.nodes import Path as Steps
 from tunnel.config.plan import Allow, Endpoint
 from tunnel.config.values import networks_of
@@ -61,7 +62,7 @@ def _tcp(planner: Planner, bridge: Tcp, path: Steps) -> TcpPlan:
     return TcpPlan(
         listen=tuple(planner.address(text, (*path, "listen")) for text in server.listen) if server else (),
         connect=tuple(planner.address(text, (*path, "connect")) for text in client.connect) if client else (),
-        allow=_allow(planner, server),
+        allow=devices_allowed(server, planner.table.model.defaults) if server else Allow(),
         tls=planner.carriers.tls(bridge.tls, (*path, "tls")) if bridge.tls is not None else None,
         reads=reads,
         writes=bridge.frame_out.made if bridge.frame_out is not None else reads,
@@ -93,11 +94,13 @@ def _tcp(planner: Planner, bridge: Tcp, path: Steps) -> TcpPlan:
     )
 
 
-def _allow(planner: Planner, server: TcpServer | None) -> Allow:
-    if server is None:
+def devices_allowed(server: TcpServer, defaults: Defaults) -> Allow:
+    """Who may dial it. What the defaults allow concerns addresses beyond loopback only."""
+    if server.allow is not None:
+        return Allow(*networks_of(server.allow))
+    if defaults.allow is None or not any(is_open(address) for address in server.listen):
         return Allow()
-    said = server.allow if server.allow is not None else planner.table.model.defaults.allow
-    return Allow(*networks_of(said)) if said is not None else Allow()
+    return Allow(*networks_of(defaults.allow))
 
 
 def _never(seconds: float | None) -> float | None:

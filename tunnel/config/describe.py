@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from tunnel.config.addresses import WEB, bracketed, opened, scheme, ssh
 from tunnel.config.bridge_model import Tcp, TcpClient, TcpServer
+from tunnel.config.bridges import devices_allowed
 from tunnel.config.model import Dial, End, Link, Route
 from tunnel.config.plan import Allow
 from tunnel.config.render import duration_text, size_text
 from tunnel.config.table import APPLICATIONS, Settings, Table, dialler_of, end_allow, link_allow, sides_of
-from tunnel.config.values import listing, networks_of
+from tunnel.config.values import listing
 
 
 def route_sentence(table: Table, name: str) -> str:
@@ -44,15 +45,52 @@ def _spooled(settings: Settings) -> str:
 
 
 def bridge_sentence(table: Table, name: str) -> str:
-    """`scales: devices dial tcp://10.0.0.1:4001 at plant, lines ↔ PUSH connect route:weights`"""
+    """`scales: devices that dial tcp://10.0.0.1:4001 → PUSH to route weights, framing line, at plant`."""
     bridge = table.model.bridges[name]
-    where = f"devices dial {listing(bridge.listen, 'and')}" if isinstance(bridge, TcpServer) else ""
-    if isinstance(bridge, TcpClient):
-        where = f"dials {listing(bridge.connect)}"
+    if not isinstance(bridge, Tcp):  # a kind that `check` refuses, and nobody describes
+        return f"{name}: {bridge.kind} at {bridge.side}"
+    parts = [
+        f"{name}: {_bridged(bridge)}",
+        _framing(bridge),
+        *(["TLS"] if bridge.tls is not None else []),
+        *([] if not isinstance(bridge, TcpServer) or bridge.ack is None else [_TOLD[bridge.accept]]),
+        f"at {bridge.side}",
+    ]
+    return ", ".join(parts)
+
+
+_TOLD: Final = {
+    "queued": "told when it is handed to 0MQ",
+    "acked": "told when it was answered",
+    "spooled": "told when it is on disk",
+}
+
+
+def _bridged(bridge: Tcp) -> str:
+    """Where messages come from → where they go; the device or server, and the 0MQ socket."""
     said = bridge.zmq
-    socket = f"{said.socket} {said.method} {f'route:{said.route}' if said.route else listing(said.endpoints, 'and')}"
-    frame = bridge.frame.kind if isinstance(bridge, Tcp) and bridge.frame is not None else "line"
-    return f"{name}: {bridge.kind} at {bridge.side}, {where}, framing {frame} ↔ {socket}"
+    socket = said.socket
+    place = f"route {said.route}" if said.route else listing(said.endpoints, "and")
+    sink, source = (
+        f"{socket} {'to' if said.route else 'at'} {place}",
+        f"{socket} {'of' if said.route else 'at'} {place}",
+    )
+    if isinstance(bridge, TcpServer):
+        devices = f"devices that dial {listing(bridge.listen, 'or')}"
+        if socket in ("SUB", "PULL"):
+            return f"{source} → {'one of the' if bridge.to == 'one' else 'all'} {devices}"
+        if socket in ("REQ", "DEALER"):
+            return f"requests of {devices} → {sink}"
+        return f"{devices} {'↔' if socket == 'ROUTER' else '→'} {sink}"
+    server = f"the server at {listing(bridge.connect)}" if isinstance(bridge, TcpClient) else "?"
+    if socket in ("PUSH", "PUB"):
+        return f"{server} → {sink}"
+    return f"{source} {'↔' if socket == 'DEALER' else '→'} {'requests to ' if socket == 'REP' else ''}{server}"
+
+
+def _framing(bridge: Tcp) -> str:
+    kind = bridge.frame.kind if bridge.frame is not None else "line"
+    return f"framing {kind}" + (f" (out: {bridge.frame_out.kind})" if bridge.frame_out is not None else "")
 
 
 def _clients(route: Route) -> str:
@@ -175,14 +213,18 @@ def _of_routes(table: Table) -> Iterator[Opening | Call | str]:
 def _of_bridges(table: Table) -> Iterator[Opening | Call | str]:
     for name, bridge in table.model.bridges.items():
         if isinstance(bridge, TcpServer):
-            said = bridge.allow if bridge.allow is not None else table.model.defaults.allow
-            allow = Allow(*networks_of(said)) if said is not None else Allow()
+            allow = devices_allowed(bridge, table.model.defaults)
             proof = "TLS certificate" if bridge.tls is not None and bridge.tls.ca else ""
             for address in bridge.listen:
                 yield Opening(bridge.side, address, f"devices of {name}", _let_in(allow, address), proof)
         elif isinstance(bridge, TcpClient):
             for address in bridge.connect:
                 yield Call(bridge.side, address, f"server of {name}")
+        for address in bridge.zmq.endpoints:
+            if bridge.zmq.method == "bind":
+                yield Opening(bridge.side, address, f"0MQ applications of {name}", "this box", "")
+            else:
+                yield Call(bridge.side, address, f"0MQ application of {name}")
 
 
 def _of_end(table: Table, name: str, route: Route, end: End, number: int) -> Iterator[Opening | Call]:

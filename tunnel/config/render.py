@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from tunnel.config.addresses import is_open
+from tunnel.config.bridge_model import TcpServer
 from tunnel.config.fields import NEVER
 from tunnel.config.model import (
     Defaults,
@@ -80,10 +81,11 @@ class _Renderer:
         )
 
     def _bridge(self, name: str) -> Data:
-        """As it stands in the table, but for paths: other sides' bridges are nobody else's business."""
+        """As it stands in the table, but for paths and what the defaults say for it."""
         path: Steps = ("bridges", name)
         said: Data = plain(self.source.tree.find(path)[0])
-        if "allow" not in said and said["kind"] == "tcp-server":
+        bridge = self.source.model.bridges[name]
+        if isinstance(bridge, TcpServer) and bridge.allow is None and any(map(is_open, bridge.listen)):
             said |= _said(allow=_allow(self.source.model.defaults.allow))
         tls = said.get("tls", {})
         for word in ("cert", "key", "ca"):
