@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from tunnel import pump
-from tunnel.carriers.guard import raise_descriptor_limit
 from tunnel.changes import between
 from tunnel.config import read_plan
 from tunnel.config.plan import Plan, RoutePlan
@@ -38,6 +37,7 @@ from tunnel.patterns import Pattern
 from tunnel.probe import look
 from tunnel.reactor import Reactor, run
 from tunnel.route import RunningRoute, unusable
+from tunnel.served import raise_descriptor_limit
 from tunnel.taps import Taps
 from tunnel.zap import Zap
 

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 from tunnel.control import ControlServer
 from tunnel.errors import ZtunnelError
+from tunnel.limits import DESCRIPTORS
 from tunnel.log import Log
 from tunnel.reactor import run
 
@@ -70,6 +72,7 @@ def main(
     parser.add_argument("--as", dest="side", help="the side, where this box holds several keys")
     parser.add_argument(f"--{what}", dest="name", required=True, metavar="NAME", help="which one")
     options = parser.parse_args(argv)
+    raise_descriptor_limit()
     try:
         with contextlib.suppress(KeyboardInterrupt):
             return run(run_one(options.table, options.side, options.name))
@@ -77,3 +80,13 @@ def main(
         print(error, file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def raise_descriptor_limit() -> int:
+    """Raise this process's soft limit of descriptors to the hard one (at most DESCRIPTORS); what holds now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted

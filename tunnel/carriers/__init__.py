@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from tunnel.carriers.base import Carrier, DialEvents, Dialled, Lane, Listener, ListenEvents
-from tunnel.carriers.guard import raise_descriptor_limit
 from tunnel.carriers.ipc import IpcCarrier
 from tunnel.carriers.memory import MemoryCarrier
 from tunnel.carriers.tcp import TcpCarrier
+from tunnel.served import raise_descriptor_limit
 
 __all__ = [
     "CARRIERS",

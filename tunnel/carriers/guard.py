@@ -29,7 +29,6 @@ import zmq
 
 from tunnel.limits import (
     DESCRIPTOR_RESERVE,
-    DESCRIPTORS,
     HANDSHAKE_S,
     LISTEN_BACKLOG,
     LISTEN_HANDSHAKES,
@@ -63,16 +62,6 @@ class Level(IntEnum):
     OPEN = 0
     KNOWN = 1
     SHUT = 2
-
-
-def raise_descriptor_limit() -> int:
-    """Raise this process's soft limit of descriptors to the hard one (at most DESCRIPTORS); what holds now."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted
 
 
 class Guard:
