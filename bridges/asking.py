@@ -7,12 +7,13 @@ answer it alike, and in whatever order. `number` is 8 bytes: the connection's, a
 from __future__ import annotations
 
 import asyncio
+import math
 import struct
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from bridges.connection import Connection
+from bridges.connection import FULL, MODE, Connection
 from bridges.framing import Message
 from bridges.messages import run_of
 from tunnel.limits import BRIDGE_REQUESTS, BRIDGE_TICK_S
@@ -27,7 +28,6 @@ _NUMBER: Final = struct.Struct("!II")
 class _Request:
     """One question of a device."""
 
-    talk: _Talk
     deadline: float
     reply: bytes | None = None
 
@@ -54,8 +54,8 @@ class Asking:
     def __init__(self, server: TcpServer) -> None:
         self._server = server
         self._plan = server.plan
-        self._under_way: deque[_Request] = deque()
-        """By deadline."""
+        self._talking: dict[_Talk, None] = {}
+        """Those with requests under way."""
         self._count = 0
         self._late = self._timeouts = 0
         self._stalled: set[_Talk] = set()
@@ -66,8 +66,9 @@ class Asking:
 
     def came(self, connection: Connection, messages: list[Message]) -> None:
         talk: _Talk = connection.mode
-        if talk.later:
+        if talk.later or connection.full:
             talk.later.extend(messages)
+            connection.hold(MODE)
         else:
             self._ask(talk, messages)
 
@@ -77,7 +78,7 @@ class Asking:
         now, rest = messages[:room], messages[room:]
         if rest:
             talk.later.extend(rest)
-            talk.connection.hold()
+            talk.connection.hold(MODE)
             if not talk.open:
                 self._stalled.add(talk)
         if not now:
@@ -91,9 +92,8 @@ class Asking:
             number = _NUMBER.pack(talk.connection.number, talk.asked & 0xFFFF_FFFF)
             talk.asked += 1
             framed.append([number, *before, *([message] if isinstance(message, bytes) else message)])
-            request = _Request(talk, deadline)
-            talk.open.append(request)
-            self._under_way.append(request)
+            talk.open.append(_Request(deadline))
+        self._talking[talk] = None
         self._count += len(now)
         self._server.put(run_of(framed))
         self._watch_the_time()
@@ -151,25 +151,34 @@ class Asking:
         if not replies:
             return
         self._count -= len(replies)
+        if not talk.open:
+            self._talking.pop(talk, None)
         self._server.write(talk.connection, b"".join(replies), len(replies))
+        if talk.connection.full:  # who does not read its replies is not read
+            talk.connection.hold(FULL)
         self._ask_on(talk)
+        self._wake()
+        if talk.connection.half_closed and not talk.open and not talk.later:
+            talk.connection.close()
+
+    def _wake(self) -> None:
+        """Those that found no room among the requests of all."""
         if self._stalled and self._count < BRIDGE_REQUESTS:
             for other in tuple(self._stalled):
                 self._stalled.discard(other)
                 self._ask_on(other)
-        if talk.connection.half_closed and not talk.open and not talk.later:
-            talk.connection.close()
 
     def _ask_on(self, talk: _Talk) -> None:
         if talk.connection.full:  # it does not read its replies: no more of them
             return
-        if talk.later:
+        if talk.later and not talk.connection.ending:
             waiting, talk.later = list(talk.later), deque()
             self._ask(talk, waiting)
-        if not talk.later and not self._server.zmq.outlet.blocked:
-            talk.connection.go_on()
+        if not talk.later:
+            talk.connection.go_on(MODE)
 
     def writable(self, connection: Connection) -> None:
+        connection.go_on(FULL)
         self._ask_on(connection.mode)
 
     def ended(self, connection: Connection) -> None:
@@ -181,11 +190,19 @@ class Asking:
         talk: _Talk | None = connection.mode
         if talk is not None:
             self._stalled.discard(talk)
+            self._talking.pop(talk, None)
             self._count -= len(talk.open)
-            for request in talk.open:
-                request.reply = b""  # nobody waits for it
             talk.open.clear()
             talk.later.clear()
+            self._wake()
+
+    def owes(self) -> bool:
+        return self._count > 0
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def status(self) -> dict[str, Any]:
         return {"under_way": self._count, "timeouts": self._timeouts, "late": self._late}
@@ -197,24 +214,24 @@ class Asking:
             self._timer = self._server.loop.call_later(BRIDGE_TICK_S, self._on_time)
 
     def _on_time(self) -> None:
+        """The oldest of each connection is due first, and what came after it waits for it anyway."""
         self._timer = None
         now = self._server.loop.time()
-        while self._under_way:
-            request = self._under_way[0]
-            if request.reply is None:
-                if request.deadline > now:
+        for talk in tuple(self._talking):
+            while talk.open and talk.open[0].reply is None and talk.open[0].deadline <= now:
+                if not self._expire(talk):
                     break
-                self._expire(request)
-            self._under_way.popleft()
-        if self._under_way and not self._server.closing:
+        if self._talking:
             self._watch_the_time()
 
-    def _expire(self, request: _Request) -> None:
+    def _expire(self, talk: _Talk) -> bool:
+        """Of its oldest request; False: it is over with the connection, too."""
         self._timeouts += 1
-        talk = request.talk
         told = self._plan.nak if self._plan.accept == "acked" else self._plan.timeout_reply
-        request.reply = self._failure()
         if told is None:
+            talk.open[0].deadline = math.inf
             talk.connection.close("timeout")
-        else:
-            self._answer(talk)
+            return False
+        talk.open[0].reply = self._failure()
+        self._answer(talk)
+        return True

@@ -13,11 +13,19 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from bridges.framing import FramingError, Message
 from tunnel.config.bridge_plan import TcpPlan
-from tunnel.limits import KEEPALIVE_COUNT, KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S
+from tunnel.limits import BRIDGE_CLOSE_S, KEEPALIVE_COUNT, KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S
 
 if TYPE_CHECKING:
     from bridges.framing import Decoder
 
+ZMQ: Final = 1
+"""Why a connection is not read: the 0MQ socket takes nothing."""
+FULL: Final = 2
+"""... it does not read what it is told, and would be told more."""
+MODE: Final = 4
+"""... the bridge's mode has enough of it."""
+STOP: Final = 8
+"""... the bridge stops."""
 _TCP_USER_TIMEOUT: Final = getattr(sockets, "TCP_USER_TIMEOUT", 18)
 
 
@@ -66,11 +74,22 @@ class Connection(asyncio.BufferedProtocol):
         self._owner = owner
         self._decoder: Decoder = owner.plan.reads.decoder()
         self._reason = ""
-        self._held = False
+        self._held = 0
+        self._deadline: asyncio.TimerHandle | None = None
         self._pausing: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<Connection {self.number} {self.address}{' full' if self.full else ''}{' held' if self._held else ''}>"
+
+    @property
+    def reason(self) -> str:
+        """Why it ended, or is about to: a word; "": its other end wanted it so."""
+        return self._reason
+
+    @property
+    def ending(self) -> bool:
+        """It is gone, or about to be: nothing more reaches it."""
+        return bool(self._reason) or (self.transport is not None and self.transport.is_closing())
 
     # --- what the bridge does with it --------------------------------------------------------------------------------
 
@@ -80,29 +99,41 @@ class Connection(asyncio.BufferedProtocol):
             self.moved_at = self._owner.loop.time()
             self.transport.write(data)
 
-    def hold(self) -> None:
-        """Read no more for now."""
-        if not self._held and self.transport is not None:
-            self._held = True
+    def hold(self, why: int = ZMQ) -> None:
+        """Read no more, until `go_on` for the same reason: each reason counts by itself."""
+        was, self._held = self._held, self._held | why
+        if not was and self.transport is not None:
             with contextlib.suppress(RuntimeError):  # it is closing
                 self.transport.pause_reading()
 
-    def go_on(self) -> None:
-        if self._held and self.transport is not None:
-            self._held = False
+    def go_on(self, why: int = ZMQ) -> None:
+        was, self._held = self._held, self._held & ~why
+        if was and not self._held and self.transport is not None:
             with contextlib.suppress(RuntimeError):
                 self.transport.resume_reading()
 
     def close(self, reason: str = "") -> None:
-        """What waits for it still goes, unless it does not read."""
+        """What waits for it still goes, for as long as it goes at all."""
         self._reason = self._reason or reason
         if self.transport is not None:
-            if self.full:
-                self.transport.abort()
+            self.transport.close()
+            if self._deadline is None:
+                self._watch_the_rest(self.transport.get_write_buffer_size())
+
+    def _watch_the_rest(self, left: int) -> None:
+        """It may read slowly; but not nothing for BRIDGE_CLOSE_S."""
+        self._deadline = self._owner.loop.call_later(BRIDGE_CLOSE_S, self._on_deadline, left)
+
+    def _on_deadline(self, left: int) -> None:
+        if self.transport is not None:
+            now_left = self.transport.get_write_buffer_size()
+            if now_left < left:
+                self._watch_the_rest(now_left)
             else:
-                self.transport.close()
+                self.transport.abort()
 
     def abort(self, reason: str) -> None:
+        """Now; also one whose handshake is not over."""
         self._reason = self._reason or reason
         if self.transport is not None:
             self.transport.abort()
@@ -115,6 +146,9 @@ class Connection(asyncio.BufferedProtocol):
         with contextlib.suppress(OSError):
             self._set_up(self.transport.get_extra_info("socket"))
         self.subject = _subject(self.transport)
+        if self._reason:  # it was given up during its handshake
+            self.transport.abort()
+            return
         self._owner.opened(self)
 
     def _set_up(self, socket: sockets.socket) -> None:
@@ -130,13 +164,14 @@ class Connection(asyncio.BufferedProtocol):
             socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPCNT, KEEPALIVE_COUNT)
 
     def get_buffer(self, _hint: int) -> memoryview:
-        return self._owner.block()
+        self._block = self._owner.block()
+        return self._block
 
     def buffer_updated(self, size: int) -> None:
         self.moved_at = self._owner.loop.time()
         breach: FramingError | None = None
         try:
-            messages = self._decoder.feed(self._owner.block()[:size])
+            messages = self._decoder.feed(self._block[:size])
         except FramingError as error:
             messages, breach = error.before, error
         if messages or not breach:
@@ -180,10 +215,13 @@ class Connection(asyncio.BufferedProtocol):
         self._owner.writable(self)
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._pausing is not None:
-            self._pausing.cancel()
+        for timer in (self._pausing, self._deadline):
+            if timer is not None:
+                timer.cancel()
         self.transport = None
-        self._owner.closed(self, self._reason or ("reset" if error is not None else ""))
+        broke = "" if error is None else "vanished" if isinstance(error, TimeoutError) else "reset"
+        self._reason = self._reason or broke
+        self._owner.closed(self, self._reason)
 
     def _broken(self, error: FramingError) -> None:
         self._owner.breach(self, error)

@@ -20,15 +20,20 @@ Done = Callable[[], None]
 class Outlet:
     """Runs on their way to one socket, in order."""
 
-    def __init__(self, socket: zmq.Socket[bytes], on_change: Callable[[], None]) -> None:
-        """`on_change`: it has become blocked, or is no longer."""
+    def __init__(
+        self, socket: zmq.Socket[bytes], on_change: Callable[[], None], on_gone: Callable[[], None] | None = None
+    ) -> None:
+        """`on_change`: it has become blocked, or is no longer. `on_gone`: a ROUTER's peer is not there any more."""
         self.messages = 0
         self.bytes = 0
         """Handed over so far."""
         self.unreachable = 0
         """Messages of a ROUTER to peers that are gone."""
         self._socket = socket
+        self.malformed = 0
+        """Runs that were no runs to their end, which went nowhere."""
         self._on_change = on_change
+        self._on_gone = on_gone
         self._runs: deque[tuple[bytes, Done | None]] = deque()
         self._position = 0
 
@@ -49,6 +54,7 @@ class Outlet:
 
     def flush(self) -> None:
         """As much as the socket takes."""
+        gone = self.unreachable
         while self._runs:
             run, done = self._runs[0]
             fed = pump.feed(self._socket, (run,), self._position)
@@ -56,12 +62,23 @@ class Outlet:
             self.unreachable += fed.unreachable
             self.bytes += fed.position - self._position
             self._position = fed.position
-            if fed.status is not DONE and fed.status is not BAD:
-                return
+            if fed.status is BAD:
+                self.malformed += 1
+            elif fed.status is not DONE:
+                break
             self._runs.popleft()
             self._position = 0
-            if done is not None:
+            if done is not None and fed.status is DONE:
                 done()
+        if self.unreachable > gone and self._on_gone is not None:
+            self._on_gone()
+
+    def drop(self) -> int:
+        """Forget what waits: whom it is for is gone. How many runs that were."""
+        count = len(self._runs)
+        self._runs.clear()
+        self._position = 0
+        return count
 
     def on_writable(self) -> None:
         """There may be room."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import socket as sockets
 import ssl
 import time
@@ -16,14 +17,22 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from bridges.asking import Asking
-from bridges.connection import Connection
+from bridges.connection import STOP, ZMQ, Connection
 from bridges.framing import FramingError, Message
 from bridges.server_modes import Pushing, Routing, Telling
 from bridges.tls import server_context
 from bridges.zmq_side import ZmqSide
 from tunnel.config.bridge_plan import BridgePlan
 from tunnel.config.plan import EndPlan, Endpoint
-from tunnel.limits import BRIDGE_READ_BYTES, BRIDGE_READ_HELD_BYTES, HANDSHAKE_S
+from tunnel.limits import (
+    BRIDGE_HELD_BYTES,
+    BRIDGE_READ_BYTES,
+    BRIDGE_READ_HELD_BYTES,
+    BRIDGE_READ_LEAST_BYTES,
+    BRIDGE_STOP_CLOSE_S,
+    BRIDGE_STOP_S,
+    HANDSHAKE_S,
+)
 from tunnel.local.stream_listener import StreamListener
 from tunnel.log import Log
 from tunnel.reactor import Reactor
@@ -46,6 +55,12 @@ class Mode(Protocol):
     def writable(self, connection: Connection) -> None: ...
 
     def closed(self, connection: Connection) -> None: ...
+
+    def owes(self) -> bool:
+        """Is something under way that an orderly stop should wait for, besides what the outlet has?"""
+
+    def close(self) -> None:
+        """The bridge ends; nothing is called any more."""
 
     def status(self) -> dict[str, Any]: ...
 
@@ -82,10 +97,13 @@ class TcpServer:
         self.reason = ""
         kind, mode = MODES[plan.zmq.socket]
         self._view = memoryview(bytearray(BRIDGE_READ_BYTES))
-        self._small = self._view[:BRIDGE_READ_HELD_BYTES]
         self._held: set[Connection] = set()
-        self._per_address: Counter[str] = Counter()
+        self._by_address: dict[str, dict[Connection, None]] = {}
+        """Oldest first."""
         self._accepted = 0
+        self._number = random.getrandbits(24)
+        """Not from 1 again after a restart: an application may still speak of connections from before."""
+        self._asks = plan.zmq.socket in ("REQ", "DEALER")
         self._opening: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
         self._tls = server_context(self.plan.tls) if self.plan.tls is not None else None
@@ -106,6 +124,7 @@ class TcpServer:
             self._sweep()
 
     async def close(self) -> None:
+        """Take nothing more; hand over, answer and write what was taken, within the limits; then end."""
         self.closing = True
         for listener in self._listeners:
             listener.stop()
@@ -114,28 +133,43 @@ class TcpServer:
         for task in tuple(self._opening):
             task.cancel()
         for connection in tuple(self.connections.values()):
+            connection.hold(STOP)
+        await self._soon(lambda: not (self.zmq.blocked or self._mode.owes()), BRIDGE_STOP_S)
+        for connection in tuple(self.connections.values()):
             connection.close("closing")
+        await self._soon(lambda: not (self.connections or self._opening), BRIDGE_STOP_CLOSE_S)
+        for connection in tuple(self.connections.values()):
+            connection.abort("closing")
+        if self.zmq.blocked:
+            self.log.warning("left-behind", reason="the 0MQ socket did not take all that devices had sent")
+        self._mode.close()
         self.zmq.close()
+
+    async def _soon(self, done: Callable[[], bool], within_s: float) -> None:
+        deadline = self.loop.time() + within_s
+        while not done() and self.loop.time() < deadline:
+            await asyncio.sleep(0.01)
 
     def status(self) -> dict[str, Any]:
         listeners = [listener.status(len(self.connections)) for listener in self._listeners]
         shut = [listener for listener in listeners if listener["state"] != "bound"]
-        refused = Counter(self.refused)
-        turned_away = sum(listener["turned_away"] for listener in listeners)
-        if turned_away:
-            refused["address"] += turned_away
+        trouble = self.zmq.reason or next((one["reason"] for one in (*shut, *listeners) if one["reason"]), "")
+        refused, dropped = Counter(self.refused), Counter(self.dropped)
+        refused["address"] += sum(listener["turned_away"] for listener in listeners)
+        dropped["too_large"] += self.zmq.too_large
+        dropped["unreachable"] += self.zmq.unreachable
         return {
-            "state": "retrying" if shut else "listening",
-            "reason": shut[0]["reason"] if shut else self.reason,
+            "state": "retrying" if shut or self.zmq.reason else "listening",
+            "reason": trouble or self.reason,
             "connections": len(self.connections),
             "frames_in": self.frames_in,
             "frames_out": self.frames_out,
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
-            "refused": dict(sorted(refused.items())),
-            "dropped": dict(sorted(self.dropped.items())),
+            "refused": dict(sorted((+refused).items())),
+            "dropped": dict(sorted((+dropped).items())),
             "ended": dict(sorted(self.ended_by.items())),
-            "zmq": self.zmq.status() | {"messages_in": self.zmq.outlet.messages},
+            "zmq": self.zmq.status() | {"messages_in": self.zmq.messages},
             "detail": {"accepted": self._accepted, "held": len(self._held), **self._mode.status()},
         }
 
@@ -148,23 +182,35 @@ class TcpServer:
             socket.close()
             return
         self._accepted += 1
-        connection = Connection(self, self._accepted, address)
+        connection = Connection(self, self._next_number(), address)
         self.connections[connection.number] = connection
-        self._per_address[address] += 1
+        self._by_address.setdefault(address, {})[connection] = None
         task = self.loop.create_task(self._open(connection, socket))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
 
+    def _next_number(self) -> int:
+        """4 bytes, none that is in use."""
+        while True:
+            self._number = self._number % 0xFFFF_FFFF + 1
+            if self._number not in self.connections:
+                return self._number
+
     def _refusal(self, address: str) -> str:
         """Why this one is not let in; "": it is."""
-        if self.closing or len(self.connections) >= self.plan.connections:
+        plan, peers = self.plan, self._by_address.get(address, {})
+        if self.closing:
+            return "closing"
+        if plan.per_address is not None and len(peers) >= plan.per_address:
+            if not plan.takeover:
+                self.reason = f"{address}: it has {len(peers)} connections already (per_address)"
+                return "per_address"
+            oldest = next(iter(peers))
+            self._forget(oldest)  # at once: another may come before its end is told
+            oldest.abort("takeover")
+        if len(self.connections) >= plan.connections:
+            self.reason = f"{address or 'somebody'}: there are {len(self.connections)} connections already"
             return "limit"
-        if self.plan.per_address is None or self._per_address[address] < self.plan.per_address:
-            return ""
-        if not self.plan.takeover:
-            return "per_address"
-        oldest = next(one for one in self.connections.values() if one.address == address)
-        oldest.abort("takeover")
         return ""
 
     async def _open(self, connection: Connection, socket: sockets.socket) -> None:
@@ -173,22 +219,33 @@ class TcpServer:
             secure = {"ssl": self._tls, "ssl_handshake_timeout": HANDSHAKE_S}
         try:
             await self.loop.connect_accepted_socket(lambda: connection, socket, **secure)
-        except (ssl.SSLError, OSError, ConnectionError) as error:
+        except (ssl.SSLError, OSError) as error:
             socket.close()
-            self.refused["tls" if self._tls is not None else "gone"] += 1
-            self.reason = f"{connection.address}: the TLS handshake failed: {_words(error)}" if self._tls else ""
             self._forget(connection)
+            if not connection.reason:
+                self.refused["tls" if self._tls is not None else "gone"] += 1
+                what = "the TLS handshake failed" if self._tls is not None else "it was gone again"
+                self.reason = f"{connection.address}: {what}: {_words(error)}"
+        except asyncio.CancelledError:
+            socket.close()
+            self._forget(connection)
+            raise
 
     def _forget(self, connection: Connection) -> None:
-        if self.connections.pop(connection.number, None) is not None:
-            self._per_address[connection.address] -= 1
-            if not self._per_address[connection.address]:
-                del self._per_address[connection.address]
+        self.connections.pop(connection.number, None)
+        peers = self._by_address.get(connection.address)
+        if peers is not None:
+            peers.pop(connection, None)
+            if not peers:
+                del self._by_address[connection.address]
 
     # --- Owner, for the connections ----------------------------------------------------------------------------------
 
     def block(self) -> memoryview:
-        return self._small if self.zmq.outlet.blocked else self._view
+        if not (self._asks or self.zmq.outlet.blocked):
+            return self._view
+        share = BRIDGE_HELD_BYTES // (len(self.connections) + 1)
+        return self._view[: max(BRIDGE_READ_LEAST_BYTES, min(BRIDGE_READ_HELD_BYTES, share))]
 
     def opened(self, connection: Connection) -> None:
         self._mode.opened(connection)
@@ -223,7 +280,7 @@ class TcpServer:
 
     def hold(self, connection: Connection) -> None:
         """Do not read this one until the 0MQ socket takes messages again."""
-        connection.hold()
+        connection.hold(ZMQ)
         self._held.add(connection)
 
     def put(self, run: bytes, done: Callable[[], None] | None = None) -> None:
@@ -233,6 +290,8 @@ class TcpServer:
 
     def write(self, connection: Connection, data: bytes, frames: int = 1) -> None:
         """Frames to a device; whoever writes looks at `connection.full` first."""
+        if connection.ending:
+            return
         connection.write(data)
         self.frames_out += frames
         self.bytes_out += len(data)
@@ -247,7 +306,7 @@ class TcpServer:
             return None
 
     def meta(self, connection: Connection) -> bytes:
-        told = {"peer": connection.address, "connection": connection.number, "time": time.time()}
+        told: dict[str, Any] = {"peer": connection.address, "connection": connection.number, "time": time.time()}
         if connection.subject:
             told["tls"] = connection.subject
         return json.dumps(told).encode()
@@ -261,7 +320,7 @@ class TcpServer:
         if not self.zmq.outlet.blocked:
             held, self._held = self._held, set()
             for connection in held:
-                connection.go_on()
+                connection.go_on(ZMQ)
 
     # --- time --------------------------------------------------------------------------------------------------------
 

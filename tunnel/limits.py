@@ -461,3 +461,16 @@ BRIDGE_CALM_S: Final = 5.0
 """A connection that was good for this long begins again with the shortest pause."""
 BRIDGE_LINGER_S: Final = 2.0
 """What was handed to the 0MQ socket gets so long to leave, on an orderly stop."""
+BRIDGE_STOP_S: Final = 5.0
+"""What was taken from devices gets so long before that to be handed to the 0MQ socket, and to be answered."""
+BRIDGE_STOP_CLOSE_S: Final = 1.0
+"""... and what was written to devices so long to leave. With BRIDGE_LINGER_S the three stay below STOP_WAIT_S."""
+BRIDGE_CLOSE_S: Final = 10.0
+"""A connection that is closed has so long to take what was written to it before."""
+BRIDGE_RETRY_S: Final = 0.01
+"""A peer of a ROUTER that is full is tried again after this: there is no sign when it can take more."""
+BRIDGE_HELD_BYTES: Final = 16 * MIB
+"""All connections together may bring so much more, when the 0MQ side takes nothing, before they are not read any more:
+shared among them down to BRIDGE_READ_LEAST_BYTES each."""
+BRIDGE_READ_LEAST_BYTES: Final = KIB
+"""... but so much each."""
