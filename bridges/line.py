@@ -40,7 +40,7 @@ class Line:
         self._keeper = keeper
         self._tls = tls
         self._server_name = server_name
-        self._turn = 0
+        self._turn = number - 1  # several addresses share the pool
         self._pause_s = BRIDGE_REDIAL_MIN_S
         self._up_at = 0.0
         self._task: asyncio.Task[None] | None = None

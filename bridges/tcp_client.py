@@ -56,6 +56,7 @@ class Speaking:
         self._client = client
         self._core = client.core
         self._topic = client.socket == "SUB"
+        self._speaks = client.socket not in ("PUSH", "PUB")
         self._listens = client.socket in ("PUSH", "PUB", "DEALER")
         self._waiting: deque[bytes] = deque()
         """Frames of messages that were read, and no connection had room for."""
@@ -78,7 +79,8 @@ class Speaking:
         self._look()
 
     def _look(self) -> None:
-        self._core.zmq.read(not self._waiting)
+        if self._speaks:
+            self._core.zmq.read(not self._waiting)
         if self._waiting:
             self._client.dial()
 

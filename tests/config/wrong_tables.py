@@ -748,10 +748,10 @@ server(
 server("an empty list of ports", "listen: ▶[]", "this list is empty; name the address that devices dial")
 server("a private port for devices", "listen: ▶local", "'local' is for 0MQ")
 server("an unknown framing", "frame: {kind: ▶lines}", "no framing 'lines'. Did you mean 'line'?")
-server("an unknown option of a framing", "frame: {▶delimitr: x}", "Did you mean 'delimiter'?")
+server("an unknown option of a framing", "frame: {delimitr: ▶x}", "Did you mean 'delimiter'?")
 server("a frame without a unit", "frame: {max_frame: ▶4096}", "has no unit")
 server("a pause without a unit", "frame: {kind: idle, pause: ▶5}", "has no unit")
-server("a wrong value of a framing", "frame: {kind: length, size: ▶3}", "size must be")
+server("a wrong value of a framing", "frame: {kind: length, width: ▶3}", "width must be")
 server("a frame that is a list", "frame: ▶[line]", "a mapping is expected here")
 server("an unknown key of a bridge", "▶conections: 5", "Did you mean 'connections'?")
 server("a topic for a PUSH", "▶topic: scales", "topic: is for a PUB")
@@ -760,18 +760,13 @@ server("acked by a PUSH", "accept: ▶acked|ack: x", "a PUSH has accept: queued"
 server("acked without a word", "accept: ▶acked", "'ack:' is missing", zmq=ASKS)
 server("queued by a REQ", "ack: ▶x", "say accept: acked", zmq=ASKS)
 server("a nak for nothing", "▶nak: x", "nak: is for accept: acked", zmq=ASKS)
-server("spooled by a bridge", "accept: ▶spooled", "'spooled' is not in this version yet")
+server("spooled by a PUSH", "accept: ▶spooled|ack: x", "a PUSH has accept: queued")
+server("a spool for nothing", "▶spool: {max: 1GiB}", "spool: is for accept: spooled")
 server("a takeover of nobody", "▶takeover: newest", "needs per_address:")
 server("a takeover by the oldest", "per_address: 1|takeover: ▶oldest", "is no takeover")
 server("to all by a PUSH", "▶to: all", "is for a SUB or PULL")
-server("TLS without a certificate", "▶tls: {ca: x}".replace("▶tls: ", "tls: ▶"), "a server needs cert: and key: here")
+server("TLS without a certificate", "▶tls: {ca: x}", "a server needs cert: and key: here")
 server("a socket of no server", "", "a tcp-server has no XPUB", zmq="▶XPUB bind tcp://127.0.0.1:4003")
-server(
-    "a route without a private socket",
-    "",
-    "has no private socket; let it 'bind local tcp://127.0.0.1:5556'",
-    zmq="▶PUB connect route:ticks",
-)
 client("a client without connect", "connect: ▶[]", "this list is empty; name the address of the server")
 client("a socket of no client", "", "a tcp-client has no ROUTER", zmq="▶ROUTER bind tcp://127.0.0.1:4002")
 client(

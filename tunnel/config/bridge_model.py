@@ -23,7 +23,7 @@ from tunnel.config.fields import (
     of_text,
     word_of,
 )
-from tunnel.config.model import Bridge, Model, TlsModel
+from tunnel.config.model import Bridge, Model, SpoolModel, TlsModel
 from tunnel.limits import BRIDGE_PIPELINE_MOST, BRIDGE_POOL
 
 Bytes = Annotated[bytes, PlainValidator(of_text(values.topic)), WithJsonSchema(STRING)]
@@ -144,14 +144,11 @@ class TcpServer(Tcp):
     to: Annotated[Literal["all", "one"], word_of("choice for to", ("all", "one"))] | None = None
     """SUB, PULL: a message goes to all connections, or to one after the other."""
     accept: Annotated[
-        Literal["queued", "acked"],
-        word_of(
-            "choice for accept",
-            ("queued", "acked"),
-            {"spooled": "use acked, or send to a route that is spooled"},
-        ),
+        Literal["queued", "acked", "spooled"], word_of("choice for accept", ("queued", "acked", "spooled"))
     ] = "queued"
-    """When the device is told `ack`: its frame is handed to the 0MQ socket, or was answered."""
+    """When the device is told `ack`: its frame is handed to the 0MQ socket, was answered, or is on this box's disk."""
+    spool: SpoolModel | None = None
+    """accept: spooled: how much may lie on disk, and for how long."""
     ack: Bytes | None = None
     nak: Bytes | None = None
     """What it is told when that failed."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from tunnel.config.plan import Allow, Endpoint, TlsPlan
+from tunnel.config.plan import Allow, Endpoint, SpoolPlan, TlsPlan
 from tunnel.limits import (
     BRIDGE_CONNECTIONS,
     BRIDGE_PIPELINE,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BridgeKind = Literal["tcp-server", "tcp-client"]
 NOBODY: Final = Allow()
 """Loopback only."""
-Accept = Literal["queued", "acked"]
+Accept = Literal["queued", "acked", "spooled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,9 @@ class TcpPlan:
     to: Literal["all", "one"] = "all"
     """SUB, PULL: a message goes to every connection, or to one after the other."""
     accept: Accept = "queued"
-    """When the device is told: handed to the 0MQ socket, or acknowledged by a reply."""
+    """When the device is told: handed to the 0MQ socket, acknowledged by a reply, or on disk."""
+    spool: SpoolPlan | None = None
+    """accept: spooled."""
     ack: bytes | None = None
     nak: bytes | None = None
     # tcp-client

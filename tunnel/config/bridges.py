@@ -10,9 +10,9 @@ from tunnel.config.addresses import is_open
 from tunnel.config.bridge_model import Tcp, TcpClient, TcpServer
 from tunnel.config.bridge_plan import BridgeKind, BridgePlan, Correlation, TcpPlan, ZmqPlan
 from tunnel.config.fields import NEVER
-from tunnel.config.model import Bridge, Defaults
+from tunnel.config.model import Bridge, Defaults, SpoolModel
 from tunnel.config.nodes import Path as Steps
-from tunnel.config.plan import Allow, Endpoint
+from tunnel.config.plan import Allow, Endpoint, SpoolPlan
 from tunnel.config.values import networks_of
 from tunnel.limits import (
     BRIDGE_CONNECTIONS,
@@ -21,6 +21,8 @@ from tunnel.limits import (
     BRIDGE_TIMEOUT_S,
     BRIDGE_USER_TIMEOUT_S,
     LOCAL_HWM,
+    SPOOL_BYTES,
+    SPOOL_EXPIRE_S,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def _plan(planner: Planner, name: str, bridge: Bridge) -> BridgePlan:
         name=name,
         kind=cast("BridgeKind", bridge.kind),
         zmq=_zmq(planner, bridge, path),
-        tcp=_tcp(planner, cast("Tcp", bridge), path),
+        tcp=_tcp(planner, name, cast("Tcp", bridge), path),
         runtime_dir=planner.runtime_dir,
     )
 
@@ -55,7 +57,7 @@ def _zmq(planner: Planner, bridge: Bridge, path: Steps) -> ZmqPlan:
     return ZmqPlan(said.socket, endpoints, said.route, bridge.hwm or LOCAL_HWM, subscribe)
 
 
-def _tcp(planner: Planner, bridge: Tcp, path: Steps) -> TcpPlan:
+def _tcp(planner: Planner, name: str, bridge: Tcp, path: Steps) -> TcpPlan:
     reads: Framing = bridge.frame.made if bridge.frame is not None else make("line")
     server = bridge if isinstance(bridge, TcpServer) else None
     client = bridge if isinstance(bridge, TcpClient) else None
@@ -82,6 +84,7 @@ def _tcp(planner: Planner, bridge: Tcp, path: Steps) -> TcpPlan:
         takeover=server is not None and server.takeover is not None,
         to=(server.to if server else None) or "all",
         accept=server.accept if server else "queued",
+        spool=_spool(planner, name, server) if server and server.accept == "spooled" else None,
         ack=server.ack if server else None,
         nak=server.nak if server else None,
         pool=(client.pool if client else None) or 1,
@@ -101,6 +104,12 @@ def devices_allowed(server: TcpServer, defaults: Defaults) -> Allow:
     if defaults.allow is None or not any(is_open(address) for address in server.listen):
         return Allow()
     return Allow(*networks_of(defaults.allow))
+
+
+def _spool(planner: Planner, name: str, server: TcpServer) -> SpoolPlan:
+    said = server.spool or SpoolModel()
+    expire_s = SPOOL_EXPIRE_S if said.expire is None else _never(said.expire)
+    return SpoolPlan(planner.state_dir / "spool" / f"bridge-{name}", said.max or SPOOL_BYTES, expire_s)
 
 
 def _never(seconds: float | None) -> float | None:

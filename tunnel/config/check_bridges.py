@@ -115,11 +115,13 @@ def _server(c: Checking, bridge: TcpServer, path: Path, broken: frozenset[str], 
     for key in ("timeout", "timeout_reply", "pipeline"):
         if key in bridge.model_fields_set and not asking and socket is not None:
             c.tell((*path, key), f"{key}: is for a REQ or DEALER, where frames are requests.", key=True)
-    if bridge.accept == "acked" and not asking and socket is not None:
+    if bridge.accept != "queued" and not asking and socket is not None:
         c.tell((*path, "accept"), f"only a REQ or DEALER hears that a frame was taken; a {socket} has accept: queued.")
-    if bridge.accept == "acked" and bridge.ack is None and "ack" not in broken:
+    if bridge.accept != "queued" and bridge.ack is None and "ack" not in broken:
         c.tell((*path, "accept"), "'ack:' is missing: what the device is told when its frame was taken.")
-    if bridge.ack is not None and asking and bridge.accept != "acked":
+    if bridge.spool is not None and bridge.accept != "spooled":
+        c.tell((*path, "spool"), "spool: is for accept: spooled.", key=True)
+    if bridge.ack is not None and asking and bridge.accept == "queued":
         c.tell((*path, "ack"), "with a REQ or DEALER the reply goes back; say accept: acked to send this instead.")
     if bridge.nak is not None and bridge.accept != "acked":
         c.tell((*path, "nak"), "nak: is for accept: acked.", key=True)
