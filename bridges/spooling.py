@@ -159,10 +159,6 @@ class Spooling:
         self._held.discard(connection)
 
     def owes(self) -> bool:
-        """Receipts, for frames that are on their way to the disk."""
-        return bool(self._owed)
-
-    def owes(self) -> bool:
         """Receipts for what is on its way to the disk; what lies there the next process asks."""
         return bool(self._owed)
 
