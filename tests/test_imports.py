@@ -19,7 +19,7 @@ LAYERS = [
     {"carriers", "local"},
     {"patterns"},
     {"ahead", "spools"},
-    {"links", "route"},
+    {"links", "route", "spool_desk"},
     {"probe", "exchange", "changes"},
     {"device"},
     {"supervise"},

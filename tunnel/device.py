@@ -38,6 +38,8 @@ from tunnel.probe import look
 from tunnel.reactor import Reactor, run
 from tunnel.route import RunningRoute, unusable
 from tunnel.served import raise_descriptor_limit
+from tunnel.spool_desk import SpoolDesk
+from tunnel.spools import RouteSpools
 from tunnel.taps import Taps
 from tunnel.zap import Zap
 
@@ -67,6 +69,7 @@ class Device:
                 "stop": self._on_stop,
                 "reload": self._on_reload,
                 "probe": self._on_probe,
+                **SpoolDesk(self._spools_of).commands,
                 **{name: self._caught_up(command) for name, command in self._taps.commands.items()},
             },
         )
@@ -228,6 +231,9 @@ class Device:
         if route is None:
             raise UsageError(f"there is no route {request.get('route')} here.")
         return await look(route, self.exchange, self._links_status)
+
+    def _spools_of(self, route: str) -> RouteSpools | None:
+        return self.routes[route].spools if route in self.routes else None
 
     def _pattern_of(self, route: str) -> Pattern | None:
         return self.routes[route].pattern if route in self.routes else None

@@ -88,6 +88,11 @@ class RouteSpools:
         for spool in self.spools:
             spool.close()
 
+    @property
+    def by_peer(self) -> dict[str, Spool]:
+        """By the side that takes the messages."""
+        return {port.peer.side: spool for port, spool in zip(self.ports, self.spools, strict=True)}
+
     def problems(self) -> list[str]:
         """Which of them are full or cannot be written, in words."""
         told = {port.peer.side: spool.status() for port, spool in zip(self.ports, self.spools, strict=True)}

@@ -119,7 +119,7 @@ class Tap:
         if not granted:
             return
         at = self._wall()
-        walk = _Walk(run, position)
+        walk = Walk(run, position)
         for _ in range(granted):
             message = walk.message(self.frame_bytes)
             if message is None:
@@ -134,7 +134,7 @@ class Tap:
             self._held_bytes -= self.samples.popleft().held_bytes
 
 
-class _Walk:
+class Walk:
     """Reads headers and first bytes of a run, and copies nothing else."""
 
     def __init__(self, segments: Iterable[Segment], position: int) -> None:

@@ -13,6 +13,8 @@ import zmq
 
 from tests.tunnel_pair import Tunnel
 from tests.waiting import until
+from tunnel.control import ask
+from tunnel.errors import UsageError
 
 
 @pytest.fixture
@@ -241,6 +243,33 @@ def test_a_route_that_leaves_the_table_and_comes_again_has_its_spool(tunnel: Tun
 
 
 def reload(tunnel: Tunnel, side: str) -> None:
-    from tunnel.control import ask
-
     ask(tunnel.devices[side].control, "reload", timeout_s=10)
+
+
+def test_an_operator_looks_and_drops(tunnel: Tunnel) -> None:
+    near, far = tasks(tunnel, window="4KiB")
+    dmz = tunnel.devices["dmz"]
+    dmz.start()
+    ready(tunnel, "dmz")
+    for number in range(5):
+        send(tunnel, near, range(number, number + 1), b"body")
+        all_on_disk(tunnel, number + 1)
+    rows = ask(dmz.control, "spool-list", route="tasks")["rows"]
+    assert [row["messages"] for row in rows] == [1] * 5
+    assert ask(dmz.control, "spool-list", route="tasks", after=rows[2]["number"], limit=1)["full"]
+    shown = ask(dmz.control, "spool-show", route="tasks", number=rows[3]["number"])["shown"]
+    assert shown[0]["frames"] == [[1, b"3".hex()], [4, b"body".hex()]]
+    assert ask(dmz.control, "spool-drop", route="tasks", numbers=[rows[1]["number"]])["dropped"] == 1
+    assert ask(dmz.control, "spool-drop", route="tasks", all=True, older_than_s=3600)["dropped"] == 0
+    assert ask(dmz.control, "spool-flush", route="tasks")["durable"] == rows[4]["number"]
+    for wrong in ({"do": "spool-drop", "route": "tasks"}, {"do": "spool-list", "route": "other"}):
+        with pytest.raises(UsageError):
+            ask(dmz.control, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="no row"):
+        ask(dmz.control, "spool-show", route="tasks", number=rows[1]["number"])
+    tunnel.devices["plant"].start()
+    tunnel.up()
+    sink = tunnel.app(zmq.PULL, "connect", far)
+    assert receive(sink, 4) == [0, 2, 3, 4]
+    empty(tunnel)
+    assert tunnel.dropped("dmz", "tasks") == {"by_operator": 1}

@@ -31,7 +31,8 @@ class Rig:
         self.runtime = runtime
         self.ports = {name: free_port() for name in ("link", "tasks", "tasks_out", "more")}
         self.table = folder / "demo.yaml"
-        self.environment = {**os.environ, "ZTUNNEL_RUNTIME_DIR": str(runtime), "PYTHONPATH": str(ROOT)}
+        places = {"ZTUNNEL_RUNTIME_DIR": str(runtime), "ZTUNNEL_STATE_DIR": str(folder / "state")}
+        self.environment = {**os.environ, **places, "PYTHONPATH": str(ROOT)}
         self.environment.pop("NOTIFY_SOCKET", None)
         for side in ("dmz", "plant"):
             write_pair(folder / "keys", side)

@@ -24,6 +24,7 @@ MODULES: Final = (
     "tunnel.cli.look",
     "tunnel.cli.tap",
     "tunnel.cli.probe",
+    "tunnel.cli.spool",
     "tunnel.cli.table",
     "tunnel.cli.frames",
     "tunnel.cli.keys",
