@@ -20,6 +20,7 @@ from bridges.asking import Asking
 from bridges.connection import STOP, ZMQ, Connection
 from bridges.framing import FramingError, Message
 from bridges.server_modes import Pushing, Routing, Telling
+from bridges.spooling import Spooling
 from bridges.tls import server_context
 from bridges.zmq_side import ZmqSide
 from tunnel.config.bridge_plan import BridgePlan
@@ -65,13 +66,17 @@ class Mode(Protocol):
     def status(self) -> dict[str, Any]: ...
 
 
+def _asking(server: TcpServer) -> Mode:
+    return Asking(server) if server.plan.spool is None else Spooling(server, server.plan.spool)
+
+
 MODES: Final[dict[str, tuple[str, Callable[[TcpServer], Mode]]]] = {
     "PUSH": ("PUSH", Pushing),
     "PUB": ("PUB", Pushing),
     "SUB": ("SUB", Telling),
     "PULL": ("PULL", Telling),
-    "REQ": ("DEALER", Asking),  # a REQ could have one question under way, whoever asks
-    "DEALER": ("DEALER", Asking),
+    "REQ": ("DEALER", _asking),  # a REQ could have one question under way, whoever asks
+    "DEALER": ("DEALER", _asking),
     "ROUTER": ("ROUTER", Routing),
 }
 """The table's socket → the one that is made, and what it means."""
