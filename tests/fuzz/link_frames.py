@@ -13,11 +13,12 @@ import time
 from random import Random
 from typing import Any
 
-from tests.link.ends import Ends, route
+from tests.link.ends import Ends, piece, route
 from tunnel.limits import BATCH_COST_BYTES, FRAGMENT_BYTES, MESSAGE_FRAMES
 from tunnel.link import wire
 from tunnel.link.dialler import State
 from tunnel.link.peer import Peer
+from tunnel.link.spooled import SpooledOutbound, Stored
 from tunnel.link.wire import Ack, Data, Kind, Lane
 
 Frame = tuple[Lane, list[bytes]]
@@ -28,7 +29,23 @@ def _ends() -> Ends:
     ends.both(route("r"))
     ends.both(route("s", sends=False, wants=True), route("s", takes=False, grants=True))
     ends.both(route("t", takes=False, grants=True), route("t", sends=False, wants=True))
+    stored = Stored("5b1e", 1, 1)
+    takes, sends = (route(name, sends=False, delivery="spooled") for name in "uv"), {"takes": False, "stored": stored}
+    ends.both(route("u", delivery="spooled", **sends), next(takes))
+    ends.both(next(takes), route("v", delivery="spooled", **sends))
     return ends
+
+
+def _store(ends: Ends, peer: Peer, unit: int) -> None:
+    """Units of both spooled routes, whole and in fragments, and what came of the other."""
+    for name in "uv":
+        outbound = peer.channels[name].outbound
+        if isinstance(outbound, SpooledOutbound):
+            outbound.stored(unit, [piece(bytes(50), messages=0, more=True), piece(bytes(50))], ends.now)
+            outbound.synced(unit)
+            peer.wake(peer.channels[name])
+        else:
+            ends.hand_on(peer, name)
 
 
 def _corpus() -> tuple[list[Frame], list[Frame]]:
@@ -44,6 +61,7 @@ def _corpus() -> tuple[list[Frame], list[Frame]]:
             if peer.is_open:
                 ends.put(peer, b"\3\0\0\0abc", bytes(1000))
                 ends.hand_on(peer)
+                _store(ends, peer, step + 1)
                 peer.say_peers(peer.channels["r"], step)
                 for channel in peer.channels.values():
                     peer.topics_applied(channel)

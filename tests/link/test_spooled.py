@@ -238,7 +238,7 @@ def test_told_to_forget_it_takes_lower_units_again() -> None:
     assert inbound.known == ("s1", 2)
 
 
-@pytest.mark.parametrize(("seq", "unit", "body"), [(2, 0, b""), (2, 0, b"x"), (2, 6, b"x")])
+@pytest.mark.parametrize(("seq", "unit", "body"), [(2, 0, b""), (2, 0, b"x"), (2, 6, b"x"), (2, 1 << 63, b"x")])
 def test_units_that_cannot_be_are_a_breach(seq: int, unit: int, body: bytes) -> None:
     inbound = receiver()
     take(inbound, 1, 5, more=True)

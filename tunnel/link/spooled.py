@@ -21,6 +21,8 @@ from tunnel.link.outbound import Batch, Outbound, Piece, Terms
 if TYPE_CHECKING:
     from tunnel.link.wire import Data, Segment
 
+_UNITS = 2**63
+"""More than there are."""
 UNKNOWN = ("", 0)
 """What a receiver tells that has taken nothing from any spool."""
 
@@ -269,6 +271,8 @@ class SpooledInbound(Inbound):
             if header.seq != 1 or size:
                 raise RemoteProtocolError("sequence", f"{self.name}: a batch came that belongs to no unit")
             self._forget()
+        if header.unit >= _UNITS:
+            raise RemoteProtocolError("sequence", f"{self.name}: unit {header.unit} cannot be")
         self._under_way = header.unit
         if header.unit <= self.unit:  # had that already, or it is empty
             self.repeats += size > 0
