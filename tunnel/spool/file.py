@@ -141,6 +141,7 @@ class SpoolFile:
                 raise
             self.abandon()
             self._set_aside()
+            self.id, self.totals = b"", Totals()
             self.reopen()
         self._suspect.unlink(missing_ok=True)
 
