@@ -167,7 +167,8 @@ def fault(monkeypatch: pytest.MonkeyPatch) -> Fault:
 
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize(
-    ("word", "after"), [("BEGIN", False), ("INSERT", False), ("COMMIT", False), ("COMMIT", True), ("PRAGMA wal", False)]
+    ("word", "after"),
+    [("BEGIN", False), ("INSERT", False), ("COMMIT", False), ("COMMIT", True), ("PRAGMA wal_checkpoint", False)],
 )
 def test_any_error_while_writing(tmp_path: Path, fault: Fault, code: str, word: str, after: bool) -> None:
     """None lost, none twice, none told durable that is not; it goes on by itself when the disk does."""

@@ -87,7 +87,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
     # --- what happens to it ---
 
-    @rule(word=st.sampled_from(["BEGIN", "INSERT", "DELETE", "UPDATE", "COMMIT", "PRAGMA wal"]), after=st.booleans())
+    @rule(word=st.sampled_from(["BEGIN", "INSERT", "DELETE", "UPDATE", "COMMIT", "PRAGMA wal_c"]), after=st.booleans())
     def break_disk(self, word: str, after: bool) -> None:
         self.fault.word, self.fault.after, self.fault.code = word, after, "IOERR"
 
@@ -111,8 +111,9 @@ class SpoolMachine(RuleBasedStateMachine):
         """Durable rows, whatever the disk does; all of them when it works."""
         if self.fault.code is None:
             self.settle()
+        durable = self.owner.spool.durable
         found = {row.number: row.body for row in self.owner.read_all()}
-        wanted = {number: body for number, body in self.rows.items() if number <= self.owner.spool.durable}
+        wanted = {number: body for number, body in self.rows.items() if number <= durable}
         assert list(found) == sorted(found)
         assert found.items() <= self.rows.items()
         assert wanted.items() <= found.items()
