@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tunnel.config import Table, load_table, plan_for
-from tunnel.config.describe import ports, route_sentence
+from tunnel.config.describe import bridge_sentence, ports, route_sentence
 from tunnel.config.render import render
 from tunnel.config.template import sides_for, table_text
 from tunnel.errors import TableError
@@ -23,6 +23,17 @@ CARRIED = {
     "through-proxy.yaml": (("dmz", "http", "listen"), ("plant", "https", "dial")),
 }
 """Tables with carriers of their own process: (side, scheme, role) of each."""
+BRIDGED = {
+    "scale.yaml": "scales: devices that dial tcp://10.0.0.1:4001 → PUSH to route weights, framing line, at plant",
+    "hl7.yaml": "analysers: requests of devices that dial tcp://10.0.0.1:2575 → REQ to route results, framing mllp, "
+    "told when it was answered, at plant",
+    "plc.yaml": "plc: REP of route registers → requests to the server at tcp://10.0.0.7:502, framing length, at plant",
+    "displays.yaml": "boards: SUB of route departures → all devices that dial tcp://10.0.0.1:4100, framing line, "
+    "at plant",
+    "service.yaml": "desk: requests of devices that dial tcp://192.0.2.10:7000 → DEALER to route stock, framing line, "
+    "at dmz",
+}
+"""Tables with a bridge, and what it is in words."""
 
 
 @pytest.fixture
@@ -37,7 +48,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_there_are_tables() -> None:
     names = {path.name for path in CONFIGS}
-    assert {"demo.yaml", "minimal.yaml", "dmz.yaml", "plants.yaml", *CARRIED, "stream.yaml"} <= names
+    assert {"demo.yaml", "minimal.yaml", "dmz.yaml", "plants.yaml", *CARRIED, *BRIDGED, "stream.yaml"} <= names
 
 
 @pytest.mark.parametrize("name", [path.name for path in CONFIGS])
@@ -51,7 +62,7 @@ def test_right_for_every_side(folder: Path, name: str) -> None:
         assert plan.listens or plan.dials
         (folder / "rendered.yaml").write_text(render(table, side))
         again = plan_for(load_table(folder / "rendered.yaml"), side)
-        assert (again.routes, again.carriers) == (plan.routes, plan.carriers)
+        assert (again.routes, again.carriers, again.bridges) == (plan.routes, plan.carriers, plan.bridges)
 
 
 @pytest.mark.parametrize("name", CARRIED)
@@ -59,6 +70,17 @@ def test_carriers(folder: Path, name: str) -> None:
     table = load_table(folder / name)
     found = [(side, carrier.scheme, carrier.role) for side in table.sides for carrier in plan_for(table, side).carriers]
     assert found == list(CARRIED[name])
+
+
+def test_every_table_with_a_bridge_is_known(folder: Path) -> None:
+    assert {path.name for path in CONFIGS if load_table(folder / path.name).model.bridges} == set(BRIDGED)
+
+
+@pytest.mark.parametrize("name", BRIDGED)
+def test_bridges(folder: Path, name: str) -> None:
+    table = load_table(folder / name)
+    (bridge,) = table.model.bridges
+    assert bridge_sentence(table, bridge) == BRIDGED[name]
 
 
 def test_streams(folder: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from tests.carriers.certificates import Authority
-from tests.configs.test_configs import CARRIED
+from tests.configs.test_configs import BRIDGED, CARRIED
 from tests.servers import Nginx, Squid, Sshd, descendants
 from tests.supervise.rig import Rig, rig
 from tests.waiting import free_port, until
@@ -33,6 +33,11 @@ NAMED = {
     "reverse-over-ssh": {"plant": ["plant 5557"], "office": ["office 8080", "office 5557"], "sshd": ["link 9440"]},
     "over-https": {"dmz": ["link 8080", "dmz 5555"], "plant": []},
     "through-proxy": {"dmz": ["link 8080", "dmz 5557"], "plant": ["plant 6557"]},
+    "scale": {"dmz": ["link 9440", "dmz 5557"], "plant": ["link 4001"]},
+    "hl7": {"dmz": ["link 9440"], "plant": ["link 2575"]},
+    "plc": {"dmz": ["link 9440", "dmz 5555"], "plant": []},
+    "displays": {"dmz": ["link 9440", "dmz 5556"], "plant": ["link 4100"]},
+    "service": {"dmz": ["link 9440", "link 7000"], "plant": []},
 }
 """Table → side, or whoever opens ports for it → what may listen there: whose port, and its number in the table."""
 _LISTEN, _UNCONNECTED = "0A", "07"
@@ -55,7 +60,7 @@ class Moved:
                 {role: self._through_sshd(self.sshd, end, backend) for role, end in link.items()}
                 for link in table["links"]
             ]
-        elif name != "stream":
+        elif f"{name}.yaml" in CARRIED:
             table["links"][0]["dial"] = self._through_nginx("proxy" in name, servers)
         for side in set(self.sides) - {"dmz", "plant"}:
             write_pair(here.folder / "keys", side)
@@ -67,15 +72,15 @@ class Moved:
     def _moved(self, what: Any) -> Any:
         """Every string in the table, on loopback and a free port."""
         if isinstance(what, dict):
-            return {key: self._moved(value) for key, value in what.items()}
+            return {key: "127.0.0.0/8" if key == "allow" else self._moved(value) for key, value in what.items()}
         if isinstance(what, list):
             return [self._moved(value) for value in what]
         if not isinstance(what, str):
             return what
         whose = what.split()[0] if " bind " in what else "to" if " connect " in what else "link"
-        text = re.sub(r"10\.0\.0\.\d+", "127.0.0.1", what)
+        text = re.sub(r"(10\.0\.0\.\d+|192\.0\.2\.\d+|dmz\.example\.com)(?=:)", "127.0.0.1", what)
         text = re.sub(r"unix://\S*/", f"unix://{self.rig.runtime}/", text)
-        return re.sub(r"(?<=[:/])\d{4}\b", lambda found: str(self.port(f"{whose} {found[0]}")), text)
+        return re.sub(r"(?<=[:/])\d{3,4}\b(?!\.)", lambda found: str(self.port(f"{whose} {found[0]}")), text)
 
     def _through_sshd(self, sshd: Sshd, end: Any, backend: str) -> Any:
         side, address = end.split() if isinstance(end, str) else (end["side"], end["address"])
@@ -159,8 +164,8 @@ def moved(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Moved]:
         yield Moved(name, here, backend, servers)
 
 
-def test_every_table_with_a_carrier_and_the_streams_are_looked_at() -> None:
-    assert set(NAMED) == {"stream", *(name.removesuffix(".yaml") for name in CARRIED)}
+def test_every_table_with_a_carrier_or_a_bridge_and_the_streams_are_looked_at() -> None:
+    assert set(NAMED) == {"stream", *(name.removesuffix(".yaml") for name in (*CARRIED, *BRIDGED))}
 
 
 CASES = [(name, backend) for name in NAMED for backend in (("paramiko", "openssh") if "ssh" in name else ("",))]
