@@ -103,6 +103,23 @@ def test_what_is_not_well_is_said_and_has_its_exit_code(
     assert (exit_code(now, strict=False), exit_code(now, strict=True)) == codes
 
 
+@pytest.mark.parametrize(
+    ("kind", "state", "ready", "well"),
+    [
+        ("tcp-server", "listening", True, True),
+        ("tcp-server", "retrying", False, False),
+        ("tcp-server", "silent", False, False),
+        ("tcp-client", "retrying", True, False),  # its server may come later
+        ("tcp-client", "idle", True, True),
+    ],
+)
+def test_a_bridge_that_should_listen_and_does_not(kind: str, state: str, ready: bool, well: bool) -> None:
+    now = status(bridges=[{"name": "old", "kind": kind, "state": state, "reason": "in use."}])
+    assert is_ready(now) is ready
+    assert closed(now) == ([] if ready else [f"bridge old is {state}: in use."])
+    assert now["degraded"] == ([] if well else [f"bridge old is {state}: in use."])
+
+
 def test_a_keeper_in_its_first_second_is_no_trouble() -> None:
     now = status(processes=[process(), process("keeper", "STARTING")])
     assert now["degraded"] == []

@@ -35,7 +35,8 @@ class Program:
     control: str | None = None
     """Its control socket in the runtime folder; None: it has none."""
     about: dict[str, Any] = field(default_factory=dict)
-    """Of one that does not answer, for the status. A carrier: {scheme, role, address, peers}; a bridge: {bridge, kind}."""
+    """Of one that does not answer, for the status: {scheme, role, address, peers} of a carrier, {bridge, kind} of a
+    bridge."""
     order: int = 200
     """Lower ones start first and stop last. Never by place in a list: a sibling's coming would be a change."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
@@ -84,7 +84,7 @@ def degraded(status: Status) -> list[str]:
             reasons.append(_told(carrier))
     for bridge in status["bridges"]:
         if bridge["state"] not in WELL:
-            reasons.append(f"bridge {bridge['name']} is {bridge['state']}{_because(bridge)}.")
+            reasons.append(_bridge(bridge))
     for name, route in status["routes"].items():
         if route["state"] != "ready":
             reasons.append(f"route {name} is {route['state']}{_because(route)}.")
@@ -128,8 +128,12 @@ def closed(status: Status) -> list[str]:
         if route["state"] == "down"
     ]
     reasons += _closed_ports(status) + [_told(carrier) for carrier in carriers.shut(status["carriers"])]
-    shut = [bridge for bridge in status["bridges"] if bridge["kind"] == "tcp-server" and bridge["state"] not in WELL]
-    return reasons + [f"bridge {bridge['name']} is {bridge['state']}{_because(bridge)}." for bridge in shut]
+    return reasons + [_bridge(bridge) for bridge in shut(status["bridges"])]
+
+
+def shut(bridges: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those whose port on this box should be open and is not."""
+    return [bridge for bridge in bridges if bridge["kind"] == "tcp-server" and bridge["state"] not in WELL]
 
 
 def wait_for(
@@ -181,6 +185,10 @@ def _closed_ports(status: Status) -> list[str]:
 
 def _told(carrier: dict[str, Any]) -> str:
     return f"carrier {carrier['name']} is {carrier['state']}{_because(carrier)}."
+
+
+def _bridge(bridge: dict[str, Any]) -> str:
+    return f"bridge {bridge['name']} is {bridge['state']}{_because(bridge)}."
 
 
 def _because(thing: dict[str, Any]) -> str:

@@ -58,9 +58,10 @@ def wait_ready(running: Running, timeout_s: float, *, still_there: Callable[[], 
 
 
 def is_ready(now: Status) -> bool:
-    """All local sockets and link ports are open, all processes run (the keeper is RUNNING after its first second)."""
+    """All local sockets, link ports and ports of bridges are open, all processes run (the keeper is RUNNING after its
+    first second)."""
     running = all(p["state"] == "RUNNING" for p in now["processes"] if p["name"] != KEEPER)
-    return bool(now["ready"]) and running and not carriers.shut(now["carriers"])
+    return bool(now["ready"]) and running and not carriers.shut(now["carriers"]) and not status.shut(now["bridges"])
 
 
 def why_not_ready(running: Running, now: Status | None) -> list[str]:
