@@ -14,7 +14,7 @@ import pytest
 
 from tests.supervise.test_status import LINK_DOWN, status
 from tunnel.control import ControlServer
-from tunnel.supervise import carriers
+from tunnel.supervise import beside, carriers
 from tunnel.supervise.places import Running
 from tunnel.supervise.programs import PROGRAMS
 from tunnel.supervise.up import is_ready
@@ -57,6 +57,7 @@ def running(tmp_path: Path) -> Running:
         "device": {"control": "device.sock", "about": {}},
         "ssh-plant": {"control": "ssh-plant.sock", "about": ABOUT},
         "https-plant": {"control": "https-plant.sock", "about": {**ABOUT, "scheme": "https", "address": "https://x/y"}},
+        "bridge-scales": {"control": "bridge-1.sock", "about": {"bridge": "scales", "kind": "tcp-server"}},
     }
     (tmp_path / PROGRAMS).write_text(json.dumps(listed))
     return Running(tmp_path, "demo", "dmz", tmp_path / "demo.yaml", 1, 0.0)
@@ -64,14 +65,17 @@ def running(tmp_path: Path) -> Running:
 
 def test_each_is_asked_and_one_that_does_not_answer_is_said_so(running: Running) -> None:
     with answering(running.folder / "ssh-plant.sock", TOLD):
-        ssh, https = carriers.read(running, 2.0)
+        (ssh, https), (silent,) = beside.read(running, 2.0)
     assert ssh == TOLD
     assert (https["name"], https["state"], https["address"]) == ("https-plant", "silent", "https://x/y")
     assert "ztunnel logs https-plant" in https["reason"]
+    assert (silent["name"], silent["kind"], silent["state"]) == ("scales", "tcp-server", "silent")
+    assert (silent["frames_in"], silent["dropped"]) == (0, {})
+    assert "ztunnel logs bridge-scales" in silent["reason"]
 
 
 def test_nobody_is_asked_where_there_is_none(tmp_path: Path) -> None:
-    assert carriers.read(Running(tmp_path, "demo", "dmz", tmp_path / "demo.yaml", 1, 0.0), 2.0) == []
+    assert beside.read(Running(tmp_path, "demo", "dmz", tmp_path / "demo.yaml", 1, 0.0), 2.0) == ([], [])
 
 
 def test_the_link_has_its_carriers_reason_and_it_is_told_once() -> None:
