@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tunnel.cli import doctor_links
+from tunnel.cli import doctor_bridges, doctor_links
 from tunnel.cli.findings import Finding
 from tunnel.errors import ZtunnelError
 
@@ -32,7 +32,8 @@ def examine(table: str | None, side: str | None) -> list[Finding]:
     if finding:
         findings.append(finding)
     if plan is not None:
-        findings += _folder(plan.runtime_dir), *_key_files(plan), *doctor_links.examine(plan)
+        findings += _folder(plan.runtime_dir), *_key_files(plan)
+        findings += *doctor_links.examine(plan), *doctor_bridges.examine(plan)
     else:
         from tunnel.places import runtime_root
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _LOOKUP_SLOW_S: Final = 1.0
 _DIAL_S: Final = 2.0
 _EXPIRES_SOON_DAYS: Final = 14
+_REMEDY: Final = "is the other side up, and the port open in the firewall?"
 
 
 def examine(plan: Plan) -> Iterator[Finding]:
@@ -32,7 +33,7 @@ def examine(plan: Plan) -> Iterator[Finding]:
         yield from _carrier(carrier)
 
 
-def reach(what: str, address: str, host: str, port: int) -> Finding:
+def reach(what: str, address: str, host: str, port: int, remedy: str = _REMEDY) -> Finding:
     """Does the name resolve, and does somebody answer at the port?"""
     began = time.monotonic()
     try:
@@ -48,7 +49,6 @@ def reach(what: str, address: str, host: str, port: int) -> Finding:
         socket.create_connection((host, port), timeout=_DIAL_S).close()
     except OSError as error:
         reason = error.strerror or "no answer"
-        remedy = "is the other side up, and the port open in the firewall?"
         return Finding("warn", what, f"{address} ({numeric}) is not reached: {reason}", remedy)
     return Finding("ok", what, f"{address} ({numeric}) takes connections")
 
@@ -64,7 +64,7 @@ def _carrier(carrier: CarrierPlan) -> Iterator[Finding]:
     if carrier.tls is not None:
         for file in (carrier.tls.cert, carrier.tls.ca):
             if file is not None:
-                yield _certificate(what, file)
+                yield certificate(what, file)
 
 
 def _ssh(what: str, ssh: SshPlan) -> Iterator[Finding]:
@@ -78,7 +78,8 @@ def _ssh(what: str, ssh: SshPlan) -> Iterator[Finding]:
         yield Finding("bad", what, f"there is no {names}", "write the host key of the sshd into it (ssh-keyscan helps)")
 
 
-def _certificate(what: str, file: Path) -> Finding:
+def certificate(what: str, file: Path) -> Finding:
+    """Is it one, and how long is it valid?"""
     from cryptography import x509
 
     try:
