@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from tunnel import served
 from tunnel.config import read_plan
@@ -16,6 +16,16 @@ from tunnel.errors import UsageError
 from tunnel.log import Log
 from tunnel.reactor import Reactor
 from tunnel.served import Process
+from tunnel.spool import Spool
+from tunnel.spool_desk import SpoolDesk
+
+
+class Bridge(Process, Protocol):
+    """What each of them is."""
+
+    def spools(self) -> Mapping[str, Spool]:
+        """What it keeps on disk, by name."""
+
 
 KINDS: Final[dict[BridgeKind, tuple[str, str]]] = {
     "tcp-server": ("bridges.tcp_server", "TcpServer"),
@@ -34,11 +44,13 @@ async def serve(table: Path, side: str | None, name: str) -> int:
     if bridge is None:
         raise UsageError(f"{table} has no bridge {name} for {plan.side}.")
     module, made = KINDS[bridge.kind]
-    make = cast("Callable[[BridgePlan, Reactor, Log], Process]", getattr(importlib.import_module(module), made))
+    make = cast("Callable[[BridgePlan, Reactor, Log], Bridge]", getattr(importlib.import_module(module), made))
     reactor, log = Reactor(asyncio.get_running_loop()), Log(bridge.process)
     try:
         about = {"name": bridge.name, "kind": bridge.kind}
-        return await served.serve(make(bridge, reactor, log), plan.runtime_dir / bridge.control, log, about)
+        running = make(bridge, reactor, log)
+        desk = SpoolDesk(lambda asked: running.spools() if asked == bridge.process else {})
+        return await served.serve(running, plan.runtime_dir / bridge.control, log, about, desk.commands)
     finally:
         reactor.close()
 

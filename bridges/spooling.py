@@ -34,7 +34,7 @@ class Spooling:
     def __init__(self, server: TcpServer, plan: SpoolPlan) -> None:
         self._server = server
         self._plan = server.plan
-        self._spool = Spool(
+        self.spool = Spool(
             plan.file("frames"),
             server.loop.call_soon_threadsafe,
             max_bytes=plan.max_bytes,
@@ -49,7 +49,7 @@ class Spooling:
         """Read from the disk, and not asked yet."""
         self._asked: dict[int, tuple[Row, float]] = {}
         """Rows under way, by number, with their deadlines; in the order of asking."""
-        self._read_upto = self._spool.first - 1
+        self._read_upto = self.spool.first - 1
         self._reading = False
         self.may_repeat = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -61,10 +61,10 @@ class Spooling:
         born, number = time.time(), 0
         before = [self._server.meta(connection)] if self._plan.meta else []
         for message in messages:
-            number = self._spool.put([run_of([message], before)], 1, born)
+            number = self.spool.put([run_of([message], before)], 1, born)
         connection.mode = (connection.mode or 0) + 1
         self._owed.append((number, connection, len(messages)))
-        if not self._spool.has_room:
+        if not self.spool.has_room:
             connection.hold(MODE)
             self._held.add(connection)
 
@@ -85,9 +85,9 @@ class Spooling:
     # --- from the disk to the applications ---------------------------------------------------------------------------
 
     def _read_on(self) -> None:
-        if not self._reading and not self._rows and self._read_upto < self._spool.durable:
+        if not self._reading and not self._rows and self._read_upto < self.spool.durable:
             self._reading = True
-            self._spool.read(self._read_upto, BRIDGE_READ_BYTES, self._on_rows)
+            self.spool.read(self._read_upto, BRIDGE_READ_BYTES, self._on_rows)
 
     def _on_rows(self, rows: list[Row]) -> None:
         self._reading = False
@@ -114,7 +114,7 @@ class Spooling:
     def _request(self, row: Row) -> list[bytes]:
         (frames,) = messages_of((row.body,))
         if self._plan.meta:
-            told = json.loads(frames[0]) | {"id": f"{self._spool.id.hex()}.{row.number}"}
+            told = json.loads(frames[0]) | {"id": f"{self.spool.id.hex()}.{row.number}"}
             frames = [json.dumps(told).encode(), *frames[1:]]
         return [_NUMBER.pack(row.number), b"", *frames]
 
@@ -124,7 +124,7 @@ class Spooling:
             if self._asked.pop(number, None) is None:
                 self._server.dropped["reply"] += 1  # a second receipt, or none of ours
             else:
-                self._spool.finish(number)
+                self.spool.finish(number)
         self._ask()
 
     def _watch_the_time(self) -> None:
@@ -166,7 +166,7 @@ class Spooling:
         """What waits for the disk still gets there."""
         if self._timer is not None:
             self._timer.cancel()
-        self._spool.close()
+        self.spool.close()
 
     def status(self) -> dict[str, Any]:
-        return {"spool": self._spool.status(), "under_way": len(self._asked), "may_repeat": self.may_repeat}
+        return {"spool": self.spool.status(), "under_way": len(self._asked), "may_repeat": self.may_repeat}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from bridges.connection import Connection
@@ -20,6 +20,7 @@ from bridges.tls import client_context
 from tunnel.config.bridge_plan import BridgePlan
 from tunnel.log import Log
 from tunnel.reactor import Reactor
+from tunnel.spool import Spool
 
 
 class Mode(Protocol):
@@ -164,6 +165,9 @@ class TcpClient:
             **self.core.counts(),
             "detail": {"pool": len(self.lines), "last_reason": self.core.reason, **self._mode.status()},
         }
+
+    def spools(self) -> Mapping[str, Spool]:
+        return {}
 
     def dial(self) -> None:
         """Every place of the pool that is idle."""

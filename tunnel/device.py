@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ from tunnel.probe import look
 from tunnel.reactor import Reactor, run
 from tunnel.route import RunningRoute, unusable
 from tunnel.served import raise_descriptor_limit
+from tunnel.spool import Spool
 from tunnel.spool_desk import SpoolDesk
-from tunnel.spools import RouteSpools
 from tunnel.taps import Taps
 from tunnel.zap import Zap
 
@@ -232,8 +232,9 @@ class Device:
             raise UsageError(f"there is no route {request.get('route')} here.")
         return await look(route, self.exchange, self._links_status)
 
-    def _spools_of(self, route: str) -> RouteSpools | None:
-        return self.routes[route].spools if route in self.routes else None
+    def _spools_of(self, route: str) -> Mapping[str, Spool]:
+        spools = self.routes[route].spools if route in self.routes else None
+        return {} if spools is None else spools.by_peer
 
     def _pattern_of(self, route: str) -> Pattern | None:
         return self.routes[route].pattern if route in self.routes else None

@@ -9,11 +9,11 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from tunnel.control import ControlServer
+from tunnel.control import Command, ControlServer
 from tunnel.errors import ZtunnelError
 from tunnel.limits import DESCRIPTORS
 from tunnel.log import Log
@@ -33,8 +33,11 @@ class Process(Protocol):
         """How it is, as docs/carriers.md and docs/bridges.md say."""
 
 
-async def serve(process: Process, control_file: Path, log: Log, about: dict[str, Any]) -> int:
-    """Run it until TERM, INT or `stop`; its exit code. `about`: what its status says besides."""
+async def serve(
+    process: Process, control_file: Path, log: Log, about: dict[str, Any], commands: Mapping[str, Command] | None = None
+) -> int:
+    """Run it until TERM, INT or `stop`; its exit code. `about`: what its status says besides; `commands`: what else it
+    may be asked."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -48,7 +51,7 @@ async def serve(process: Process, control_file: Path, log: Log, about: dict[str,
         return {}
 
     control_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    control = ControlServer(control_file, {"status": status, "stop": stop})
+    control = ControlServer(control_file, {**(commands or {}), "status": status, "stop": stop})
     try:
         await control.start()
         await process.start()

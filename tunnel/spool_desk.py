@@ -1,6 +1,6 @@
-"""What `ztunnel spool` asks of a side's spools. Only the device may open their files, so it is asked over its socket.
+"""What `ztunnel spool` asks of spools. Only their owner (the device, a bridge) may open the files, so it is asked.
 
-Commands, each with {route} and, where a route has several sides that take its messages, {peer}:
+Commands, each with {route} (or the name of the bridge) and, where several sides take its messages, {peer}:
 
     spool-list   {after, limit}                  rows on disk, without their bodies
     spool-show   {number, bytes}                 the messages of one row: the first frames and bytes of each
@@ -13,14 +13,13 @@ What is in memory already, at most a window, is delivered although its row is dr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from tunnel.control import Command
 from tunnel.errors import SpoolError, UsageError, ZtunnelError
 from tunnel.limits import SPOOL_LIST_ROWS, TAP_BATCH_MESSAGES, TAP_FRAME_BYTES, TAP_FRAME_MOST_BYTES
 from tunnel.spool import Entry, Spool
-from tunnel.spools import RouteSpools
 from tunnel.tap import Walk
 
 _PATIENCE_S: Final = 5.0
@@ -30,9 +29,9 @@ Reply = dict[str, Any]
 
 
 class SpoolDesk:
-    """`find` gives a route's spools; None: it has none, or there is no such route here."""
+    """`find` gives a route's spools by the side that takes the messages; nothing: it has none, or is not here."""
 
-    def __init__(self, find: Callable[[str], RouteSpools | None]) -> None:
+    def __init__(self, find: Callable[[str], Mapping[str, Spool]]) -> None:
         self._find = find
         self.commands: dict[str, Command] = {
             "spool-list": self._list,
@@ -43,10 +42,9 @@ class SpoolDesk:
 
     def _spool(self, request: Reply) -> Spool:
         route, peer = str(request.get("route")), request.get("peer")
-        spools = self._find(route)
-        if spools is None:
-            raise UsageError(f"there is no route {route} here that keeps its messages on disk.")
-        known = spools.by_peer
+        known = self._find(route)
+        if not known:
+            raise UsageError(f"there is no route or bridge {route} here that keeps its messages on disk.")
         if peer is None and len(known) == 1:
             return next(iter(known.values()))
         if peer not in known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import zmq
 
@@ -49,3 +50,32 @@ def test_look_drop_and_flush(side: Rig) -> None:
 
 def spool(side: Rig) -> dict[str, int]:
     return dict(side.status()["routes"]["kept"]["spools"]["plant"])
+
+
+def test_a_bridge_that_spools_is_asked_itself(side: Rig) -> None:
+    port = side.ports["more"]
+    side.write_table(
+        more=f"""\
+bridges:
+  scales:
+    side: dmz
+    kind: tcp-server
+    listen: tcp://127.0.0.1:{port}
+    accept: spooled
+    ack: "ok\\n"
+    zmq: DEALER connect ipc://nobody-answers
+"""
+    )
+    side.up("dmz")
+    with socket.create_connection(("127.0.0.1", port)) as device:
+        device.sendall(b"12.5 kg\n13 kg\n")
+        answers = device.makefile("rb")
+        assert [answers.readline(), answers.readline()] == [b"ok\n", b"ok\n"]
+    (told,) = json.loads(side.run("spool", "ls", "--json").stdout)["spools"]
+    assert (told["route"], told["rows"], told["state"]) == ("bridge-scales", 2, "ok")
+    rows = json.loads(side.run("spool", "ls", "bridge-scales", "--json").stdout)["rows"]
+    shown = side.run("spool", "show", "bridge-scales", rows[0]["number"]).stdout
+    assert shown.splitlines()[1] == '  [7] "12.5 kg"'
+    assert side.run("spool", "drop", "bridge-scales", "--all").stdout == "2 messages dropped.\n"
+    assert json.loads(side.run("spool", "ls", "bridge-scales", "--json").stdout)["rows"] == []
+    assert side.run("spool", "ls", "bridge-scale").returncode == 2

@@ -1,4 +1,4 @@
-"""`ztunnel spool`: what lies on disk for a spooled route. The device is asked: nobody else may open its files."""
+"""`ztunnel spool`: what a spooled route or bridge has on disk. Its owner is asked: nobody else may open the files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _PATIENCE_S: Final = 8.0
 """The device itself gives the disk 5 s."""
 
-RouteArgument = Annotated[str, typer.Argument(metavar="ROUTE", help="A spooled route.")]
+RouteArgument = Annotated[str, typer.Argument(metavar="ROUTE", help="A spooled route, or bridge-NAME.")]
 ForOption = Annotated[
     str | None,
     typer.Option("--for", metavar="SIDE", help="Whose, where several sides take the route's messages."),
@@ -145,18 +145,24 @@ def flush(
 
 def _ask(running: Running, do: str, **arguments: Any) -> dict[str, Any]:
     from tunnel.control import ask
+    from tunnel.supervise.beside import control_of
     from tunnel.supervise.places import DEVICE_SOCKET
 
-    return ask(running.folder / DEVICE_SOCKET, do, _PATIENCE_S, **arguments)
+    of_bridge = control_of(running, str(arguments.get("route")))
+    return ask(running.folder / (of_bridge or DEVICE_SOCKET), do, _PATIENCE_S, **arguments)
 
 
 def _all_spools(running: Running) -> list[dict[str, Any]]:
+    from tunnel.supervise.beside import read
+
     routes = _ask(running, "status")["routes"]
-    return [
+    found = [
         {"route": route, "for": peer, **told}
         for route, status in sorted(routes.items())
         for peer, told in sorted(status.get("spools", {}).items())
     ]
+    bridges = ((f"bridge-{told['name']}", told["detail"].get("spool")) for told in read(running, _PATIENCE_S)[1])
+    return found + [{"route": name, "for": "-", **spool} for name, spool in bridges if spool]
 
 
 def _size(size: int) -> str:

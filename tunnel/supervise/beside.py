@@ -26,6 +26,11 @@ def read(running: Running, patience_s: float) -> tuple[list[Told], list[Told]]:
     return [one for one in told if "scheme" in one], [one for one in told if "scheme" not in one]
 
 
+def control_of(running: Running, process: str) -> str | None:
+    """The control socket of one of them, in the runtime folder."""
+    return next((str(one["control"]) for one in _wanted(running) if one["process"] == process), None)
+
+
 def _wanted(running: Running) -> list[Told]:
     """name, control and what is known of each beforehand."""
     try:
