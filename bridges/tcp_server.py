@@ -13,7 +13,7 @@ import socket as sockets
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from bridges.asking import Asking
@@ -28,7 +28,6 @@ from tunnel.config.plan import EndPlan, Endpoint
 from tunnel.limits import (
     BRIDGE_HELD_BYTES,
     BRIDGE_READ_BYTES,
-    BRIDGE_READ_HELD_BYTES,
     BRIDGE_READ_LEAST_BYTES,
     BRIDGE_STOP_CLOSE_S,
     BRIDGE_STOP_S,
@@ -37,6 +36,7 @@ from tunnel.limits import (
 from tunnel.local.stream_listener import StreamListener
 from tunnel.log import Log
 from tunnel.reactor import Reactor
+from tunnel.spool import Spool
 
 
 class Mode(Protocol):
@@ -155,6 +155,9 @@ class TcpServer:
         while not done() and self.loop.time() < deadline:
             await asyncio.sleep(0.01)
 
+    def spools(self) -> Mapping[str, Spool]:
+        return {"": self._mode.spool} if isinstance(self._mode, Spooling) else {}
+
     def status(self) -> dict[str, Any]:
         listeners = [listener.status(len(self.connections)) for listener in self._listeners]
         shut = [listener for listener in listeners if listener["state"] != "bound"]
@@ -250,7 +253,7 @@ class TcpServer:
         if not (self._asks or self.zmq.outlet.blocked):
             return self._view
         share = BRIDGE_HELD_BYTES // (len(self.connections) + 1)
-        return self._view[: max(BRIDGE_READ_LEAST_BYTES, min(BRIDGE_READ_HELD_BYTES, share))]
+        return self._view[: max(BRIDGE_READ_LEAST_BYTES, share)]
 
     def opened(self, connection: Connection) -> None:
         self._mode.opened(connection)
