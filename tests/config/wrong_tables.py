@@ -765,9 +765,13 @@ server("a spool for nothing", "▶spool: {max: 1GiB}", "spool: is for accept: sp
 server("a takeover of nobody", "▶takeover: newest", "needs per_address:")
 server("a takeover by the oldest", "per_address: 1|takeover: ▶oldest", "is no takeover")
 server("to all by a PUSH", "▶to: all", "is for a SUB or PULL")
+server("a pin for devices", "tls: {cert: a, key: b, ▶pin: '" + "0" * 64 + "'}", "pin: is for links; a bridge")
+server("an ack by a SUB", "▶ack: x", "a SUB does not tell by itself", zmq="SUB connect tcp://127.0.0.1:4003")
+server("meta for a PULL", "▶meta: true", "those of a PULL do not", zmq="PULL connect tcp://127.0.0.1:4003")
 server("TLS without a certificate", "▶tls: {ca: x}", "a server needs cert: and key: here")
 server("a socket of no server", "", "a tcp-server has no XPUB", zmq="▶XPUB bind tcp://127.0.0.1:4003")
 client("a client without connect", "connect: ▶[]", "this list is empty; name the address of the server")
+client("a certificate without its key", "▶tls: {cert: a}", "cert: and key: of our own go together")
 client("a socket of no client", "", "a tcp-client has no ROUTER", zmq="▶ROUTER bind tcp://127.0.0.1:4002")
 client(
     "correlation without requests",

@@ -96,6 +96,10 @@ def _tcp(c: Checking, bridge: Tcp, path: Path, broken: frozenset[str]) -> None:
         c.tell((*path, "topic_until"), "topic: gives every message one topic already; take one out.", key=True)
     if "subscribe" in bridge.model_fields_set and socket not in ("SUB", None):
         c.tell((*path, "subscribe"), f"subscribe: is for a SUB; this is a {socket}.", key=True)
+    if bridge.meta and socket in ("SUB", "PULL", "REP"):
+        c.tell((*path, "meta"), f"meta: goes before frames that become messages; those of a {socket} do not.", key=True)
+    if bridge.tls is not None and bridge.tls.pin:
+        c.tell((*path, "tls", "pin"), "pin: is for links; a bridge trusts ca:, or the system's authorities.", key=True)
     if isinstance(bridge, TcpServer):
         _server(c, bridge, path, broken, socket)
     elif isinstance(bridge, TcpClient):
@@ -123,6 +127,8 @@ def _server(c: Checking, bridge: TcpServer, path: Path, broken: frozenset[str], 
         c.tell((*path, "spool"), "spool: is for accept: spooled.", key=True)
     if bridge.ack is not None and asking and bridge.accept == "queued":
         c.tell((*path, "ack"), "with a REQ or DEALER the reply goes back; say accept: acked to send this instead.")
+    if bridge.ack is not None and socket in ("SUB", "PULL", "ROUTER"):
+        c.tell((*path, "ack"), f"ack: is for frames that are handed on; a {socket} does not tell by itself.", key=True)
     if bridge.nak is not None and bridge.accept != "acked":
         c.tell((*path, "nak"), "nak: is for accept: acked.", key=True)
     if bridge.to is not None and socket not in ("SUB", "PULL", None):
@@ -139,3 +145,5 @@ def _client(c: Checking, bridge: TcpClient, path: Path, broken: frozenset[str], 
     for key in ("timeout", "timeout_reply", "pipeline", "correlate"):
         if key in bridge.model_fields_set and socket not in ("REP", None):
             c.tell((*path, key), f"{key}: is for a REP, whose requests are answered by the server.", key=True)
+    if bridge.tls is not None and (bridge.tls.cert is None) != (bridge.tls.key is None):
+        c.tell((*path, "tls"), "cert: and key: of our own go together.", key=True)
