@@ -190,6 +190,7 @@ def test_any_error_while_writing(tmp_path: Path, fault: Fault, code: str, word: 
         owner.until(lambda: owner.spool.has_room)
         assert owner.durable_told == sorted(set(owner.durable_told))
         assert_all_there(owner, 1, 4)
+        assert owner.spool.first == 1
         assert owner.spool.status()["errors"] >= 1
 
 

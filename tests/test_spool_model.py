@@ -141,4 +141,4 @@ class SpoolMachine(RuleBasedStateMachine):
 
 
 TestSpoolAgainstAModel = SpoolMachine.TestCase
-TestSpoolAgainstAModel.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestSpoolAgainstAModel.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)

@@ -145,10 +145,10 @@ class SpoolFile:
             self.reopen()
         self._suspect.unlink(missing_ok=True)
 
-    def reopen(self) -> None:
-        """Opens the database, or leaves it open, and reads what it holds. Raises sqlite3.Error, OSError, SpoolError."""
+    def reopen(self) -> bool:
+        """Opens the database and reads what it holds; False: it is open. Raises sqlite3.Error, OSError, SpoolError."""
         if self._db is not None:
-            return
+            return False
         fresh = self._make_file()
         _write_again(self._wal)
         self._db = db = connect(self.path)
@@ -173,6 +173,7 @@ class SpoolFile:
         if fresh:
             _sync_folder(self.path.parent)
         self.wal_written = SPOOL_WAL_BYTES if self._wal_length() else 0
+        return True
 
     def _make_file(self) -> bool:
         """Makes an empty file, readable by its owner only, unless there is one. SQLite gives the WAL the same mode.

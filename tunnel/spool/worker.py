@@ -298,9 +298,9 @@ class Worker:
 
     def _reopen(self) -> None:
         """After an error: opens the file again, and forgets what turns out to be on disk."""
-        self._file.reopen()
-        if self._waiting and self._waiting[0].number < self._file.totals.next:
+        if self._file.reopen():
             self._written(sum(row.number < self._file.totals.next for row in self._waiting))
+            self._look_at_oldest()
 
     def _commit(self) -> None:
         """Everything that waits goes into one transaction; what is not wanted any more rides along. Then tells."""
