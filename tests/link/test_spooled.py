@@ -89,6 +89,35 @@ def test_memory_holds_a_window_and_the_rest_is_read_back_in_order() -> None:
     assert fly(out) == [5, 6]
 
 
+def test_what_is_read_meanwhile_stays_in_memory_and_follows_what_is_read_back() -> None:
+    out = sender(1, 4)
+    out.start(*UNKNOWN, 0.0)
+    store(out, 4)
+    assert out.wants() == (0, 3, 64 * KIB - 256)
+    store(out, 5)  # no room: what is being read may fill it
+    out.synced(5)
+    assert fly(out) == []
+    assert out.loaded(0, 3, rows(1, 2, 3))
+    assert fly(out) == [1, 2, 3, 4]
+    assert out.wants() is not None
+
+
+def test_what_lacks_its_predecessors_when_it_is_durable_is_left_to_the_disk() -> None:
+    out = sender(1, 4)
+    out.start(*UNKNOWN, 0.0)
+    store(out, 4, 5)
+    out.synced(4)
+    assert out.waiting_bytes == 256
+    after, through, _ = out.wants() or (0, 0, 0)
+    assert (after, through) == (0, 4)
+    out.loaded(0, 2, rows(1, 2))  # not all that was asked for
+    out.synced(5)
+    assert out.waiting_bytes == 0
+    assert out.wants() == (2, 5, 64 * KIB - 2 * 256)
+    out.loaded(2, 5, rows(3, 4, 5))
+    assert fly(out) == [1, 2, 3, 4, 5]
+
+
 def test_rows_that_are_gone_are_passed_over() -> None:
     out = sender(3, 9)
     out.start(*UNKNOWN, 0.0)

@@ -16,7 +16,7 @@ from tests.sim.spooled_protections import PROTECTIONS, Take
 SEEDS = 10_000
 CHUNK = 250
 CONTROL_SEEDS = 1000
-FIRST = {"once_only": 1800, "late_answers": 1000}
+FIRST = {"late_answers": 1000}
 """Where a control begins that few seeds need."""
 
 

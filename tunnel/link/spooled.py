@@ -41,8 +41,9 @@ class Stored:
 class SpooledOutbound(Outbound):
     """The sender. A unit may enter the lane once it is `durable`; it is `released` once the peer has delivered it.
 
-    `tail` is the newest unit that is in memory in its place; what comes after it is on disk only, and `wants` says what
-    to read. While *adrift*, from a restart to `start`, nobody knows where to go on and nothing is held in memory.
+    `tail` is the newest unit in the queue or beyond; what comes after it is read from the disk (`wants`), or is still
+    in memory, *waiting* to be durable and for its turn. While *adrift*, from a restart to `start`, nobody knows where
+    to go on, and nothing is held in memory.
     """
 
     def __init__(self, channel: int, name: str, terms: Terms, stored: Stored) -> None:
@@ -54,8 +55,10 @@ class SpooledOutbound(Outbound):
         self.tail = 0
         self.adrift = True
         self.waiting_bytes = 0
-        """In memory, and not durable yet."""
         self._waiting: deque[Batch] = deque()
+        """Units without a gap, all above `tail`, and above what is being read."""
+        self._asked = self._asked_bytes = 0
+        """What is being read goes through this unit, and takes so much room; 0: nothing is."""
         self._newest = stored.next - 1
         self._sent = stored.next - 1
         """The newest unit that a process of the peer may have: those on disk at the beginning our predecessor may have
@@ -95,25 +98,41 @@ class SpooledOutbound(Outbound):
     def stored(self, unit: int, pieces: Sequence[Piece], born: float) -> None:
         """These pieces, together one unit, were given to the disk; kept in memory as well while the window has room."""
         self._newest = unit
-        held = self.unacked_bytes + self.waiting_bytes
-        if self.adrift or self.tail != unit - 1 or held >= self.window_bytes:
+        gap = bool(self._waiting) and self._waiting[-1].unit != unit - 1
+        if self.adrift or gap or self._room <= 0:
             return
         for piece in pieces:
             batch = Batch(piece.segments, piece.size, piece.messages, piece.more, born, unit=unit)
             self._waiting.append(batch)
             self.waiting_bytes += batch.cost
-        self.tail = unit
+
+    @property
+    def _room(self) -> int:
+        return self.window_bytes - self.unacked_bytes - self.waiting_bytes - self._asked_bytes
 
     def synced(self, through: int) -> bool:
         """The disk has all units through this one for good. True when some may enter the lane now."""
         self.durable = max(self.durable, through)
-        came = False
+        return self._take_turns()
+
+    def _take_turns(self) -> bool:
+        """Of what waits and is durable goes into the queue what is next; what lacks its predecessors is left to the
+        disk, unless they are being read. True when something went.
+        """
+        before = self.tail
         while self._waiting and self._waiting[0].unit <= self.durable:
-            batch = self._waiting.popleft()
-            self.waiting_bytes -= batch.cost
-            self._queue(batch)
-            came = True
-        return came
+            unit = self._waiting[0].unit
+            if self.tail + 1 < unit <= self._asked + 1:
+                break
+            is_next = unit == self.tail + 1
+            while self._waiting and self._waiting[0].unit == unit:
+                batch = self._waiting.popleft()
+                self.waiting_bytes -= batch.cost
+                if is_next:
+                    self._queue(batch)
+            if is_next:
+                self.tail = unit
+        return self.tail != before
 
     def _queue(self, batch: Batch) -> None:
         self.queue.append(batch)
@@ -122,12 +141,13 @@ class SpooledOutbound(Outbound):
     def wants(self) -> tuple[int, int, int] | None:
         """Read from the disk what comes after the first of these units, through the second, about so many bytes.
 
-        None: there is nothing to read, or no room. Not asked again before half of the window is free: reading in
-        crumbs costs.
+        None: there is nothing to read, or no room. Not before a quarter of the window is free: reading in crumbs costs.
+        `loaded` must follow, with this answer, before this is called again.
         """
-        room = self.window_bytes - self.unacked_bytes
-        if self.adrift or self._waiting or self.tail >= self.durable or room < self.window_bytes // 2:
+        room = self._room
+        if self.adrift or self.tail >= self.durable or room < self.window_bytes // 4:
             return None
+        self._asked, self._asked_bytes = self.durable, room
         return self.tail, self.durable, room
 
     def loaded(self, after: int, through: int, rows: Iterable[Batch]) -> bool:
@@ -135,7 +155,8 @@ class SpooledOutbound(Outbound):
 
         False: things have changed meanwhile, and it is of no use.
         """
-        if self.adrift or self._waiting or self.tail != after:
+        self._asked = self._asked_bytes = 0
+        if self.adrift or self.tail != after:
             return False
         for batch in rows:
             if batch.unit > self.tail:
@@ -145,6 +166,7 @@ class SpooledOutbound(Outbound):
                 else:
                     self._queue(batch)
         self.tail = max(self.tail, through)
+        self._take_turns()
         self._release()
         return True
 
@@ -179,7 +201,7 @@ class SpooledOutbound(Outbound):
             return
         head = self.flight[0] if self.flight else self.queue[0] if self.queue else None
         if head is None:
-            upto = self._waiting[0].unit - 1 if self._waiting else self.tail
+            upto = self.tail
         elif head is self._marker:
             return
         else:
@@ -194,6 +216,7 @@ class SpooledOutbound(Outbound):
         self.flight.clear()
         self._waiting.clear()
         self.queue_bytes = self.flight_bytes = self.waiting_bytes = 0
+        self._asked = self._asked_bytes = 0
         self._mid_message = False
         self._marker = None
         self.next_seq = self.cursor = 1
