@@ -184,7 +184,7 @@ class _Application:
 class Routing:
     """ROUTER: applications (DEALER) speak with single connections.
 
-    From us: [`open`, connection, meta], [`data`, connection, frame], [`end`, connection], [`close`, connection, reason].
+    From us: [`open`, connection, meta], [`data`, connection, frame], [`end`, connection], [`close`, connection, why].
     To us: [`hello`], then [`data`, connection, frame], [`close`, connection]. `connection` is 4 bytes. Each connection
     belongs to one of those who said hello, in turn; until one has, devices wait, unread. Of an application that is gone
     the connections are closed: their next dial leads to another.
@@ -318,4 +318,8 @@ class Routing:
     def close(self) -> None: ...
 
     def status(self) -> dict[str, Any]:
-        return {"applications": len(self._applications), "applications_gone": self._gone, "waiting": len(self._homeless)}
+        return {
+            "applications": len(self._applications),
+            "applications_gone": self._gone,
+            "waiting": len(self._homeless),
+        }

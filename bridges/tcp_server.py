@@ -163,8 +163,10 @@ class TcpServer:
         shut = [listener for listener in listeners if listener["state"] != "bound"]
         trouble = self.zmq.reason or next((one["reason"] for one in (*shut, *listeners) if one["reason"]), "")
         refused, dropped = Counter(self.refused), Counter(self.dropped)
+        short = sum(listener.waited for listener in self._listeners)
         refused["address"] += sum(listener["turned_away"] for listener in listeners)
         dropped["too_large"] += self.zmq.too_large
+        dropped["malformed"] += self.zmq.outlet.malformed
         dropped["unreachable"] += self.zmq.unreachable
         return {
             "state": "retrying" if shut or self.zmq.reason else "listening",
@@ -178,7 +180,12 @@ class TcpServer:
             "dropped": dict(sorted((+dropped).items())),
             "ended": dict(sorted(self.ended_by.items())),
             "zmq": self.zmq.status() | {"messages_in": self.zmq.messages},
-            "detail": {"accepted": self._accepted, "held": len(self._held), **self._mode.status()},
+            "detail": {
+                "accepted": self._accepted,
+                "held": len(self._held),
+                "no_descriptors": short,
+                **self._mode.status(),
+            },
         }
 
     # --- who comes in ------------------------------------------------------------------------------------------------

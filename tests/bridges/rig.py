@@ -1,7 +1,7 @@
 """A tcp-server in this process, on a loop, for tests; and the same as a process of its own, from a table.
 
-    async with served(reactor, "PUSH", frame=make("line"), ack=b"ok") as rig:
-        reader, writer = await rig.dial()
+async with served(reactor, "PUSH", frame=make("line"), ack=b"ok") as rig:
+    reader, writer = await rig.dial()
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.loops import run_with_reactor, until
 from tests.waiting import free_port
 from tests.waiting import until as until_now
 from tunnel.config.bridge_plan import BridgePlan, TcpPlan, ZmqPlan
-from tunnel.config.plan import Allow, Endpoint
+from tunnel.config.plan import Endpoint
 from tunnel.control import ask
 from tunnel.errors import NotRunningError
 from tunnel.keys import write_pair
@@ -159,7 +159,7 @@ def run(body: Callable[[Reactor], Any], loop: str = "default", within_s: float =
 class BridgeProcess:
     """`python -m bridges.process` of a table with one bridge."""
 
-    def __init__(self, folder: Path, runtime: Path, bridge: Mapping[str, Any], limit: int | None = None) -> None:
+    def __init__(self, folder: Path, runtime: Path, bridge: Mapping[str, Any], limit: int | None) -> None:
         self.table = folder / "t.yaml"
         self.log = folder / "bridge.log"
         self.port = free_port()
@@ -178,22 +178,23 @@ class BridgeProcess:
             "bridges": {"b": told},
         }
         self.table.write_text(yaml.safe_dump(table))
-        self.start()
 
-    def start(self) -> None:
+    def start(self, *, waits: bool = True) -> None:
         command = [sys.executable, "-m", "bridges.process", str(self.table), "--as", "plant", "--bridge", "b"]
         if self._limit is not None:
             command = ["prlimit", f"--nofile={self._limit}", *command]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=log, stderr=log)
-        until_now(self._listens, 20, lambda: self.log.read_text())
+        if waits:
+            until_now(lambda: (self.try_status() or {}).get("state") == "listening", 20, self.log.read_text)
 
-    def _listens(self) -> bool:
+    def try_status(self) -> dict[str, Any] | None:
+        """None while it does not answer; fails when the process has ended."""
         assert self.process.poll() is None, self.log.read_text()
         try:
-            return bool(self.status()["state"] == "listening")
+            return self.status()
         except NotRunningError:
-            return False
+            return None
 
     @property
     def control(self) -> Path:
@@ -234,11 +235,17 @@ class BridgeProcess:
 
 
 @contextmanager
-def process(folder: Path, bridge: Mapping[str, Any], limit: int | None = None) -> Iterator[BridgeProcess]:
-    """Running, listening; at the end it is gone, and its log holds no traceback."""
+def process(
+    folder: Path, bridge: Mapping[str, Any], *, limit: int | None = None, waits: bool = True
+) -> Iterator[BridgeProcess]:
+    """Running, and listening if it `waits` for that; at the end it is gone, and its log holds no traceback.
+
+    `limit`: of its descriptors.
+    """
     runtime = Path(tempfile.mkdtemp(prefix="zb", dir="/tmp"))
     bridge_process = BridgeProcess(folder, runtime, bridge, limit)
     try:
+        bridge_process.start(waits=waits)
         yield bridge_process
     finally:
         bridge_process.close()

@@ -31,6 +31,8 @@ class StreamListener:
 
     def __init__(self, reactor: Reactor, plan: Endpoint, end: EndPlan, on_accept: OnAccept, *, private: bool) -> None:
         self.refused = 0
+        self.waited = 0
+        """Times that there were no descriptors left, and who came had to wait."""
         self.port: sockets.socket | None = None
         self._reactor = reactor
         self._plan = plan
@@ -149,6 +151,7 @@ class StreamListener:
 
     def _out_of_descriptors(self, error: OSError) -> None:
         """Waiting beats spinning: the kernel keeps who comes meanwhile."""
+        self.waited += 1
         self._reason = f"{self._plan.address}: {error.strerror}; who comes waits."
         self._read(False)
         self._timer = self._reactor.call_later(STREAM_ACCEPT_PAUSE_S, self._go_on)
