@@ -29,7 +29,8 @@ def test_version_and_help() -> None:
     assert run("--version").stdout == f"ztunnel {__version__}\n"
     shown = run("--help")
     assert shown.returncode == 0
-    for command in ("up", "down", "status", "ls", "reload", "logs", "restart", "wait", "top", "doctor", "tap", "probe"):
+    running = ("up", "down", "status", "ls", "reload", "logs", "restart", "wait", "top", "doctor", "tap", "probe")
+    for command in (*running, "check", "schema", "render", "bridge-test"):
         assert f" {command} " in shown.stdout
     assert "--timeout" in run("up", "-h").stdout
 
