@@ -350,9 +350,9 @@ def test_everything_that_waits_shares_a_commit(owner: Owner) -> None:
     assert owner.spool.status()["commits"] < 200
 
 
-def test_a_million_rows_stay_quick(owner: Owner) -> None:
-    """Nothing here is quadratic: it would take hours."""
-    rows = 1_000_000
+def test_many_rows_stay_quick(owner: Owner) -> None:
+    """Nothing here is quadratic: it would take a quarter of an hour."""
+    rows = 250_000
     for _ in range(rows):
         while not owner.spool.has_room:
             owner.turn()

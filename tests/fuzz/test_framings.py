@@ -18,9 +18,8 @@ ELSEWHERE = {"multipart.py"}
 """Its bound on frames needs a stream of 256 KiB: tests/bridges/test_framing_streams.py has it."""
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_streams_are_borne_and_every_breach_is_met(seed: int) -> None:
-    fuzz = Fuzz(seed)
+def test_streams_are_borne_and_every_breach_is_met() -> None:
+    fuzz = Fuzz(1)
     fuzz.run(STEPS)
     places = set(breaches())
     assert len(places) > 20
