@@ -1,7 +1,7 @@
 """Seeds of routes whose messages are on disk where they enter: cuts, restarts of either half, late syncs.
 
-2,500 of them here, 10,000 with SIM=full. A failing seed says how to run it again alone. The controls take one protection
-out each and must turn red, quickly.
+2,500 of them here, 10,000 with SIM=full. A failing seed says how to run it again alone. The controls take one
+protection out each and must turn red, quickly.
 """
 
 from __future__ import annotations
