@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from bridges.framing import FramingError, Message
 from tunnel.config.bridge_plan import TcpPlan
-from tunnel.limits import BRIDGE_CLOSE_S, KEEPALIVE_COUNT, KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S
+from tunnel.limits import (
+    BRIDGE_CLOSE_S,
+    BRIDGE_READ_HELD_BYTES,
+    KEEPALIVE_COUNT,
+    KEEPALIVE_IDLE_S,
+    KEEPALIVE_INTERVAL_S,
+)
 
 if TYPE_CHECKING:
     from bridges.framing import Decoder
@@ -75,6 +81,9 @@ class Connection(asyncio.BufferedProtocol):
         self._decoder: Decoder = owner.plan.reads.decoder()
         self._reason = ""
         self._held = 0
+        self._early = b""
+        """What was read although it was held: uvloop reads once after `connection_made`, whatever was said there."""
+        self._early_end = False
         self._deadline: asyncio.TimerHandle | None = None
         self._pausing: asyncio.TimerHandle | None = None
 
@@ -109,8 +118,29 @@ class Connection(asyncio.BufferedProtocol):
     def go_on(self, why: int = ZMQ) -> None:
         was, self._held = self._held, self._held & ~why
         if was and not self._held and self.transport is not None:
-            with contextlib.suppress(RuntimeError):
+            if self._early or self._early_end:
+                self._owner.loop.call_soon(self._take_early)
+            else:
+                self._resume()
+
+    def _resume(self) -> None:
+        if self.transport is not None and not self.half_closed:  # its end would be read once more
+            with contextlib.suppress(RuntimeError):  # it is closing
                 self.transport.resume_reading()
+
+    def _take_early(self) -> None:
+        if self._held or self.transport is None:
+            return
+        early, self._early = self._early, b""
+        if early:
+            self._take(early)
+        if self._held or self.ending:
+            return
+        if self._early_end:
+            self._early_end = False
+            self._end()
+        else:
+            self._resume()
 
     def close(self, reason: str = "") -> None:
         """What waits for it still goes, for as long as it goes at all."""
@@ -164,14 +194,25 @@ class Connection(asyncio.BufferedProtocol):
             socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPCNT, KEEPALIVE_COUNT)
 
     def get_buffer(self, _hint: int) -> memoryview:
-        self._block = self._owner.block()
+        block = self._owner.block()
+        self._block = block[:BRIDGE_READ_HELD_BYTES] if self._held else block
         return self._block
 
     def buffer_updated(self, size: int) -> None:
         self.moved_at = self._owner.loop.time()
+        data = self._block[:size]
+        if self._held:
+            self._early += bytes(data)
+            if self.transport is not None:
+                self.transport.pause_reading()
+        else:
+            self._take(data)
+
+    def _take(self, data: bytes | memoryview) -> None:
+        size = len(data)
         breach: FramingError | None = None
         try:
-            messages = self._decoder.feed(self._block[:size])
+            messages = self._decoder.feed(data)
         except FramingError as error:
             messages, breach = error.before, error
         if messages or not breach:
@@ -194,6 +235,12 @@ class Connection(asyncio.BufferedProtocol):
             self._owner.came(self, messages, 0)
 
     def eof_received(self) -> bool:
+        if self._held and self._owner.plan.tls is None:
+            self._early_end = True
+            return True
+        return self._end()
+
+    def _end(self) -> bool:
         self.half_closed = True
         try:
             messages = self._decoder.end()

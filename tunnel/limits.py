@@ -438,7 +438,7 @@ BRIDGE_POOL: Final = 256
 BRIDGE_READ_BYTES: Final = 256 * KIB
 """One read of a connection: into a block that all connections of a bridge share."""
 BRIDGE_READ_HELD_BYTES: Final = 16 * KIB
-"""... while the 0MQ side takes nothing: each connection may come up once more before it is not read any more."""
+"""... of a connection that is not to be read: its loop may read once more all the same."""
 BRIDGE_QUEUE_BYTES: Final = MIB
 """What may wait for one connection that does not read, unless the table says otherwise."""
 BRIDGE_PIPELINE: Final = 64
