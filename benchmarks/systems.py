@@ -173,6 +173,9 @@ class _Table:
     def carrier(self, side: str, name: str) -> Process:
         return self._start(name, side, "tunnel.carriers.process", "--carrier", name)
 
+    def bridge(self, side: str, name: str) -> Process:
+        return self._start(name, side, "bridges.process", "--bridge", name)
+
     def _start(self, name: str, side: str, module: str, *more: str) -> Process:
         command = [sys.executable, "-m", module, str(self._path), "--as", side, *more]
         process = Process(name, command, self._home, env={**os.environ, "PYTHONUNBUFFERED": "1"})
@@ -203,6 +206,15 @@ def carrier_of(home: Path, lines: list[str]) -> Iterator[tuple[Path, Process]]:
         process = table.carrier("plant", carrier.name)
         wait_for_socket(carrier.socket)
         yield carrier.socket, process
+
+
+@contextmanager
+def bridge_of(home: Path, lines: list[str]) -> Iterator[Process]:
+    """The one bridge, `b`, of the side plant, without a device."""
+    with ExitStack() as stack:
+        table = _Table(home, lines, stack)
+        table.plan("plant")
+        yield table.bridge("plant", "b")
 
 
 ALL: tuple[System, ...] = (Ztunnel(), Proxies(), Direct())
