@@ -88,6 +88,8 @@ TITLES: dict[str, tuple[str, Callable[[float], str]]] = {
     "opened_s": ("connections opened a second", lambda value: f"{value:,.0f}"),
     "kb_each": ("KB resident each", lambda value: f"{value:.1f}"),
     "rate": ("messages/s", lambda value: f"{value:,.0f}"),
+    "put_s": ("messages/s into disk", lambda value: f"{value:,.0f}"),
+    "replay_s": ("messages/s replayed", lambda value: f"{value:,.0f}"),
     "p50_us": ("p50 µs", lambda value: f"{value:,.0f}"),
     "p99_us": ("p99 µs", lambda value: f"{value:,.0f}"),
     "calm_p99_us": ("p99 µs undisturbed", lambda value: f"{value:,.0f}"),

@@ -1,31 +1,33 @@
 """What a spool carries: 1 KiB messages into the file and out of it again, by one loop and the spool's own thread.
 
-    python -m benchmarks.spool [--folder DIR] [--rounds 5] [--messages 200000]
-
-Rows of one message, put one by one from the loop, and rows that are batches of 256 KiB; replay of both; and the time
-from `put` to `on_durable` of a row that comes alone. The last line puts while the loop's thread is busy with Python
-for 2.5 ms in every turn, as a loaded process is. Medians; the folder's file system is named, for it decides.
+Rows of one message, put one by one from the loop, and rows that are batches of 256 KiB; replay of both; a loop whose
+thread is busy with Python for 2.5 ms in every turn, as a loaded process is; and the time from `put` to `on_durable` of
+a row that comes alone. On /var/tmp: its file system is named, for it decides.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
-import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from benchmarks.report import Target
+from benchmarks.scenarios import Figures
 from tunnel.limits import BATCH_BYTES, KIB, MIB
 from tunnel.reactor import run
 from tunnel.spool import Row, Spool
 
 FRAME = KIB.to_bytes(4, "little") + os.urandom(KIB)
 PER_BATCH = BATCH_BYTES // len(FRAME)
+FOLDER = Path("/var/tmp")
+"""On disk, where /tmp may be memory."""
+MESSAGES = 100_000
+"""For each second that a measurement may take."""
+ROWS_ALONE = 300
 
 
 class Load:
@@ -104,17 +106,6 @@ async def alone(folder: Path, messages: int) -> tuple[float, float]:
     return statistics.median(took), statistics.quantiles(took, n=100)[98]
 
 
-def median(folder: Path, rounds: int, once: Callable[[Path], Coroutine[Any, Any, tuple[float, float]]]) -> list[float]:
-    results = []
-    for _ in range(rounds):
-        fresh = Path(tempfile.mkdtemp(dir=folder))
-        try:
-            results.append(run(once(fresh)))
-        finally:
-            shutil.rmtree(fresh)
-    return [statistics.median(values) for values in zip(*results, strict=True)]
-
-
 def file_system(folder: Path) -> str:
     """The type and the device of the mount that the folder is in, after /proc/mounts."""
     mounts = [line.split()[:3] for line in Path("/proc/mounts").read_text().splitlines()]
@@ -123,27 +114,59 @@ def file_system(folder: Path) -> str:
     return f"{kind} on {device}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("/var/tmp"))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--messages", type=int, default=200_000)
-    given = parser.parse_args()
-    print(f"{given.folder}: {file_system(given.folder)}; medians of {given.rounds}")
-    p50, p99 = median(given.folder, given.rounds, lambda folder: alone(folder, 300))
-    print(f"{'one row alone, put to durable':40} p50 {p50:.2f} ms   p99 {p99:.2f} ms")
-    for name, per_row, busy_s in (
-        ("1 KiB messages, a row each", 1, 0.0),
-        ("1 KiB messages, 256 KiB a row", PER_BATCH, 0.0),
-        ("1 KiB messages, a row each, busy loop", 1, 0.0025),
-    ):
-        into, out = median(
-            given.folder,
-            given.rounds,
-            lambda folder, per_row=per_row, busy_s=busy_s: throughput(folder, per_row, given.messages, busy_s),  # type: ignore[misc]
-        )
-        print(f"{name:40} put {into:10,.0f}/s   replay {out:10,.0f}/s")
+@dataclass(frozen=True)
+class Disk:
+    """The one system there is."""
+
+    name: str = "spool"
+
+    @property
+    def title(self) -> str:
+        return f"spool, {file_system(FOLDER)}"
 
 
-if __name__ == "__main__":
-    main()
+@dataclass(frozen=True)
+class Throughput:
+    """Into the file, and out of it."""
+
+    name: str
+    per_row: int
+    busy_s: float = 0.0
+
+    def runs_on(self, _system: Disk) -> bool:
+        return True
+
+    def run(self, _system: Disk, _folder: Path, seconds: float) -> Figures:
+        with tempfile.TemporaryDirectory(dir=FOLDER) as fresh:
+            into, out = run(throughput(Path(fresh), self.per_row, int(MESSAGES * seconds), self.busy_s))
+        return {"put_s": into, "replay_s": out}
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One row at a time."""
+
+    name: str = "spool, one row alone"
+
+    def runs_on(self, _system: Disk) -> bool:
+        return True
+
+    def run(self, _system: Disk, _folder: Path, _seconds: float) -> Figures:
+        with tempfile.TemporaryDirectory(dir=FOLDER) as fresh:
+            p50, p99 = run(alone(Path(fresh), ROWS_ALONE))
+        return {"p50_us": 1000 * p50, "p99_us": 1000 * p99}
+
+
+SYSTEMS = (Disk(),)
+SCENARIOS = (
+    Alone(),
+    Throughput("spool, a row each", 1),
+    Throughput("spool, 256 KiB a row", PER_BATCH),
+    Throughput("spool, a row each, busy loop", 1, 0.0025),
+)
+TARGETS = (
+    Target(
+        "spool, a row each", "1 KiB messages a second into disk", "put_s", False, 50_000, at_least=True, ours="spool"
+    ),
+    Target("spool, a row each", "replayed a second", "replay_s", False, 100_000, at_least=True, ours="spool"),
+)
