@@ -73,6 +73,8 @@ class Connection(asyncio.BufferedProtocol):
         self.full = False
         """As much waits for it as may."""
         self.half_closed = False
+        self.gathered = 0
+        """What the owner knows of `pending`."""
         self.transport: asyncio.Transport | None = None
         self.opened_at = self.moved_at = owner.loop.time()
         self.mode: Any = None
@@ -89,6 +91,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def __repr__(self) -> str:
         return f"<Connection {self.number} {self.address}{' full' if self.full else ''}{' held' if self._held else ''}>"
+
+    @property
+    def pending(self) -> int:
+        """Bytes of a frame that is not complete."""
+        return self._decoder.pending + len(self._early)
 
     @property
     def reason(self) -> str:

@@ -26,6 +26,7 @@ from bridges.zmq_side import ZmqSide
 from tunnel.config.bridge_plan import BridgePlan
 from tunnel.config.plan import EndPlan, Endpoint
 from tunnel.limits import (
+    BRIDGE_GATHERED_BYTES,
     BRIDGE_HELD_BYTES,
     BRIDGE_READ_BYTES,
     BRIDGE_READ_LEAST_BYTES,
@@ -106,6 +107,8 @@ class TcpServer:
         self._by_address: dict[str, dict[Connection, None]] = {}
         """Oldest first."""
         self._accepted = 0
+        self._gathered = 0
+        """Bytes of frames that are not complete, of all connections."""
         self._number = random.getrandbits(24)
         """Not from 1 again after a restart: an application may still speak of connections from before."""
         self._asks = plan.zmq.socket in ("REQ", "DEALER")
@@ -168,9 +171,11 @@ class TcpServer:
         dropped["too_large"] += self.zmq.too_large
         dropped["malformed"] += self.zmq.outlet.malformed
         dropped["unreachable"] += self.zmq.unreachable
+        turned = next((listener.last_refused for listener in self._listeners if listener.last_refused), "")
+        refusal = f"{turned}: it is in no network of allow" if turned else ""
         return {
             "state": "retrying" if shut or self.zmq.reason else "listening",
-            "reason": trouble or self.reason,
+            "reason": trouble or self.reason or refusal,
             "connections": len(self.connections),
             "frames_in": self.frames_in,
             "frames_out": self.frames_out,
@@ -272,6 +277,13 @@ class TcpServer:
             self._mode.came(connection, messages)
         if self.zmq.outlet.blocked:
             self.hold(connection)
+        pending = connection.pending
+        if pending != connection.gathered:
+            self._gathered += pending - connection.gathered
+            connection.gathered = pending
+            if self._gathered > BRIDGE_GATHERED_BYTES:
+                self.reason = f"{connection.address}: all connections together sent too much of frames that do not end"
+                connection.abort("memory")
 
     def breach(self, connection: Connection, error: FramingError) -> None:
         self.dropped["framing"] += 1
@@ -288,6 +300,7 @@ class TcpServer:
         if reason:
             self.ended_by[reason] += 1
         self._held.discard(connection)
+        self._gathered -= connection.gathered
         self._forget(connection)
         self._mode.closed(connection)
 

@@ -472,5 +472,7 @@ BRIDGE_RETRY_S: Final = 0.01
 BRIDGE_HELD_BYTES: Final = 16 * MIB
 """All connections together may bring so much more, when the 0MQ side takes nothing, before they are not read any more:
 shared among them down to BRIDGE_READ_LEAST_BYTES each."""
+BRIDGE_GATHERED_BYTES: Final = 256 * MIB
+"""Frames that are not complete, of all connections of a tcp-server: whoever brings more is hung up on."""
 BRIDGE_READ_LEAST_BYTES: Final = KIB
 """... but so much each."""

@@ -559,6 +559,7 @@ def test_who_is_not_allowed_is_turned_away() -> None:
         async with served(reactor, "PUSH", allow=Allow(networks=(ipaddress.ip_network("192.0.2.0/24"),))) as rig:
             assert await to_the_end((await rig.dial())[0]) == b""
             assert rig.status()["refused"] == {"address": 1}
+            assert rig.status()["reason"] == "127.0.0.1: it is in no network of allow"
             assert rig.status()["detail"]["accepted"] == 0
 
     run(body)
@@ -597,6 +598,28 @@ def test_a_breach_ends_the_connection_and_what_came_before_is_delivered(loop: st
             status = rig.status()
             assert (status["dropped"], status["ended"]) == ({"framing": 1}, {"framing": 1})
             assert "max_frame" in status["reason"]
+
+    run(body, loop)
+
+
+@both_loops
+def test_frames_that_do_not_end_share_a_bound(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridges.tcp_server.BRIDGE_GATHERED_BYTES", 1000)
+
+    async def body(reactor: Reactor) -> None:
+        async with served(reactor, "PUSH") as rig:
+            devices = [await rig.dialled() for _ in range(3)]
+            for _, writer in devices[:2]:
+                writer.write(b"x" * 450)
+            await rig.until(lambda: rig.status()["bytes_in"] == 900)
+            devices[2][1].write(b"one too much" * 10)
+            assert await to_the_end(devices[2][0]) == b""
+            await rig.until(lambda: rig.status()["ended"] == {"memory": 1})
+            assert "do not end" in rig.status()["reason"]
+            for _, writer in devices[:2]:
+                writer.write(b"\n")
+            assert await rig.recvs(2) == [[b"x" * 450]] * 2
+            assert rig.server._gathered == 0
 
     run(body, loop)
 

@@ -31,6 +31,8 @@ class StreamListener:
 
     def __init__(self, reactor: Reactor, plan: Endpoint, end: EndPlan, on_accept: OnAccept, *, private: bool) -> None:
         self.refused = 0
+        self.last_refused = ""
+        """Who was turned away last."""
         self.waited = 0
         """Times that there were no descriptors left, and who came had to wait."""
         self.port: sockets.socket | None = None
@@ -42,7 +44,6 @@ class StreamListener:
         self._file = IpcFile(self._path, mode=end.mode, group=end.group, private=private) if self._path else None
         self._pause = Pause()
         self._reason = ""
-        self._last_refused = ""
         self._timer: Any = None
         self._lookup: Any = None
         self._reading = False
@@ -144,6 +145,7 @@ class StreamListener:
     def _admit(self, connection: sockets.socket, address: str) -> None:
         if address and not may_connect(self._end.allow, address):
             self.refused += 1
+            self.last_refused = address
             connection.close()
             return
         connection.setblocking(False)
