@@ -28,6 +28,7 @@ from tunnel.config.plan import EndPlan, Endpoint
 from tunnel.limits import (
     BRIDGE_GATHERED_BYTES,
     BRIDGE_HELD_BYTES,
+    BRIDGE_LOG_S,
     BRIDGE_READ_BYTES,
     BRIDGE_READ_LEAST_BYTES,
     BRIDGE_STOP_CLOSE_S,
@@ -107,6 +108,9 @@ class TcpServer:
         self._by_address: dict[str, dict[Connection, None]] = {}
         """Oldest first."""
         self._accepted = 0
+        self._untold = 0
+        """Breaches since the log told of one."""
+        self._tell_at = 0.0
         self._gathered = 0
         """Bytes of frames that are not complete, of all connections."""
         self._number = random.getrandbits(24)
@@ -288,7 +292,11 @@ class TcpServer:
     def breach(self, connection: Connection, error: FramingError) -> None:
         self.dropped["framing"] += 1
         self.reason = f"{connection.address}: {error}"
-        self.log.warning("framing", connection=connection.number, peer=connection.address, reason=str(error))
+        self._untold += 1
+        if self.loop.time() >= self._tell_at:  # whoever sends garbage must not fill the log as well
+            self._tell_at = self.loop.time() + BRIDGE_LOG_S
+            self.log.warning("framing", peer=connection.address, reason=str(error), times=self._untold)
+            self._untold = 0
 
     def ended(self, connection: Connection) -> None:
         self._mode.ended(connection)

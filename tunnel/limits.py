@@ -474,5 +474,7 @@ BRIDGE_HELD_BYTES: Final = 16 * MIB
 shared among them down to BRIDGE_READ_LEAST_BYTES each."""
 BRIDGE_GATHERED_BYTES: Final = 256 * MIB
 """Frames that are not complete, of all connections of a tcp-server: whoever brings more is hung up on."""
+BRIDGE_LOG_S: Final = 1.0
+"""Devices that break the framing are told of in the log this often at most, with their number."""
 BRIDGE_READ_LEAST_BYTES: Final = KIB
 """... but so much each."""

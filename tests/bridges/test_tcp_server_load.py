@@ -220,6 +220,7 @@ def test_frames_without_end_resets_and_garbage(tmp_path: Path, context: zmq.Cont
         assert status["ended"]["framing"] == 20
         assert status["dropped"]["framing"] == 20
         assert "max_frame" in status["reason"]
+        assert 1 <= bridge.log.read_text().count(" framing ") < 20
         assert bridge.rss_mb() - before < GROWTH_MB
 
 
