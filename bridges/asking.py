@@ -194,6 +194,7 @@ class Asking:
             self._count -= len(talk.open)
             talk.open.clear()
             talk.later.clear()
+            connection.mode = None
             self._wake()
 
     def owes(self) -> bool:

@@ -278,6 +278,7 @@ class Connection(asyncio.BufferedProtocol):
         self._owner.closed(self, self._reason)
 
     def _broken(self, error: FramingError) -> None:
+        error.__traceback__ = None  # the decoder keeps it, and it would keep the decoder
         self._owner.breach(self, error)
         self.close("framing")
 
