@@ -26,10 +26,22 @@ import zmq
 from benchmarks.process import MeasureError, Process, wait_for_port
 from benchmarks.report import Target
 from benchmarks.scenarios import Figures, Stage, stage
-from benchmarks.systems import bridge_of, fresh_name
+from benchmarks.streams import echoing
+from benchmarks.systems import bridges_of, fresh_name
 from demo.ports import free_ports
 from tunnel import pump
 
+NO_TUNNEL = (
+    "links:",
+    "  - listen: dmz tcp://127.0.0.1:1",
+    "    dial: plant tcp://127.0.0.1:1",
+    "routes:",
+    "  none:",
+    "    pattern: pipeline",
+    "    from: dmz bind local",
+    "    to: plant bind local",
+)
+"""A table must have them; no device runs."""
 LINE = b"x" * 1023 + b"\n"
 IDLE = 10_000
 CONNECTS = 6000
@@ -60,16 +72,8 @@ class Bridge:
     name = title = "bridge"
 
     def start(self, on: Stage, port: int, sink: str) -> Process:
-        (link,) = free_ports(1)
         lines = [
-            "links:",
-            f"  - listen: dmz tcp://127.0.0.1:{link}",
-            f"    dial: plant tcp://127.0.0.1:{link}",
-            "routes:",
-            "  none:",
-            "    pattern: pipeline",
-            "    from: dmz bind local",
-            "    to: plant bind local",
+            *NO_TUNNEL,
             "bridges:",
             "  b:",
             "    side: plant",
@@ -78,7 +82,7 @@ class Bridge:
             f"    zmq: PUSH connect {sink}",
             f"    connections: {IDLE + 100}",
         ]
-        process = on.enter(bridge_of(on.folder / fresh_name(), lines))
+        process = on.enter(bridges_of(on.folder / fresh_name(), lines))["b"]
         wait_for_port(port)
         return process
 
@@ -203,6 +207,49 @@ class IdleConnections:
             return {"kb_each": grown * 1000 / IDLE, "cpu_percent": percent, "opened_s": opened_s}
 
 
+@dataclass(frozen=True)
+class Requests:
+    """device ─ tcp-server ─ 0MQ ─ tcp-client ─ an echo: lines of 64 bytes, as many under way as both bridges let."""
+
+    name: str = "bridges back to back"
+
+    def runs_on(self, system: BridgeSystem) -> bool:
+        return isinstance(system, Bridge)
+
+    def run(self, system: BridgeSystem, folder: Path, seconds: float) -> Figures:
+        port, between = free_ports(2)
+        question = b"x" * 63 + b"\n"
+        with stage(folder) as on:
+            lines = [
+                *NO_TUNNEL,
+                "bridges:",
+                "  asks:",
+                "    side: plant",
+                "    kind: tcp-server",
+                f"    listen: tcp://127.0.0.1:{port}",
+                f"    zmq: DEALER connect tcp://127.0.0.1:{between}",
+                "  answers:",
+                "    side: plant",
+                "    kind: tcp-client",
+                f"    connect: {on.enter(echoing())}",
+                f"    zmq: REP bind tcp://127.0.0.1:{between}",
+            ]
+            on.enter(bridges_of(on.folder / fresh_name(), lines))
+            wait_for_port(port)
+            with socket.create_connection(("127.0.0.1", port), 10) as device:
+                device.sendall(question)
+                answers = device.makefile("rb")
+                if answers.readline() != question:
+                    raise MeasureError("a question was not answered")
+                began, asked, got = time.monotonic(), 0, 0
+                while time.monotonic() - began < seconds or got < asked:
+                    if time.monotonic() - began < seconds and asked - got < 4096:
+                        device.sendall(question * 256)
+                        asked += 256
+                    got += sum(answers.readline() == question for _ in range(min(256, asked - got)))
+                return {"rate": got / (time.monotonic() - began)}
+
+
 def answer(device: socket.socket, pull: zmq.Socket[bytes]) -> None:
     device.sendall(b"here\n")
     if not pull.poll(10_000) or pull.recv() != b"here":
@@ -214,6 +261,7 @@ SCENARIOS = (
     Lines("bridge lines, 100 connections", 100),
     Connects(),
     IdleConnections(),
+    Requests(),
 )
 TARGETS = (
     Target("bridge lines", "1 KiB lines to PUSH, 1 connection", "rate", False, 150_000, at_least=True, ours="bridge"),
@@ -226,6 +274,7 @@ TARGETS = (
         at_least=True,
         ours="bridge",
     ),
+    Target("bridges back to back", "requests a second", "rate", False, 10_000, at_least=True, ours="bridge"),
     Target("bridge connects", "connects a second", "opened_s", False, 2000, at_least=True, ours="bridge"),
     Target("bridge, 10,000 idle", "10,000 idle, KB each", "kb_each", False, 32, ours="bridge"),
     Target("bridge, 10,000 idle", "10,000 idle, CPU %", "cpu_percent", False, 2, ours="bridge"),

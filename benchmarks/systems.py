@@ -209,12 +209,11 @@ def carrier_of(home: Path, lines: list[str]) -> Iterator[tuple[Path, Process]]:
 
 
 @contextmanager
-def bridge_of(home: Path, lines: list[str]) -> Iterator[Process]:
-    """The one bridge, `b`, of the side plant, without a device."""
+def bridges_of(home: Path, lines: list[str]) -> Iterator[dict[str, Process]]:
+    """The bridges of the side plant, by name, without a device."""
     with ExitStack() as stack:
         table = _Table(home, lines, stack)
-        table.plan("plant")
-        yield table.bridge("plant", "b")
+        yield {bridge.name: table.bridge("plant", bridge.name) for bridge in table.plan("plant").bridges}
 
 
 ALL: tuple[System, ...] = (Ztunnel(), Proxies(), Direct())
