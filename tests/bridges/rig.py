@@ -83,7 +83,7 @@ class Rig:
         return [await self.recv(within_s) for _ in range(count)]
 
     def send(self, *frames: bytes) -> None:
-        self.app.send_multipart(frames, zmq.DONTWAIT)
+        self.app.send_multipart(frames)
 
     def status(self) -> dict[str, Any]:
         return self.server.status()
@@ -110,7 +110,7 @@ async def served(
 ) -> AsyncIterator[Rig]:
     """A bridge on the loop. `bound=False`: its application is not there yet, or the test's own, `at` that endpoint."""
     app = reactor.context.socket(PEERS[socket])
-    app.linger = 0
+    app.linger, app.sndtimeo = 0, 10_000  # its peers connect without the loop's help
     for option, value in (app_options or {}).items():
         app.setsockopt(option, value)
     if socket == "PUB":

@@ -61,7 +61,7 @@ def test_one_that_goes_makes_room_for_those_that_found_none(loop: str, monkeypat
 
 def test_each_timeout_in_a_row_is_told_in_its_turn() -> None:
     async def body(reactor: Reactor) -> None:
-        async with served(reactor, "DEALER", timeout_s=0.15, timeout_reply=b"no") as rig:
+        async with served(reactor, "DEALER", timeout_s=1.0, timeout_reply=b"no") as rig:
             reader, writer = await rig.dial()
             writer.write(b"1\n2\n3\n4\n")
             asked = await rig.recvs(4)

@@ -286,7 +286,7 @@ def test_no_more_requests_under_way_than_the_table_allows(loop: str) -> None:
 @both_loops
 def test_a_request_in_vain_gets_the_reply_of_the_table_and_its_late_answer_is_counted(loop: str) -> None:
     async def body(reactor: Reactor) -> None:
-        async with served(reactor, "REQ", timeout_s=0.15, timeout_reply=b"ERR", pipeline=3) as rig:
+        async with served(reactor, "REQ", timeout_s=1.0, timeout_reply=b"ERR", pipeline=3) as rig:
             reader, writer = await rig.dial()
             writer.write(b"slow\nquick\n")
             slow, quick = await rig.recvs(2)
@@ -354,7 +354,7 @@ def test_a_reply_that_no_frame_can_say_is_the_timeouts_reply() -> None:
 @both_loops
 def test_accept_acked_tells_whether_it_was_taken(loop: str) -> None:
     async def body(reactor: Reactor) -> None:
-        async with served(reactor, "REQ", accept="acked", ack=b"\x06", nak=b"\x15", timeout_s=0.2, pipeline=2) as rig:
+        async with served(reactor, "REQ", accept="acked", ack=b"\x06", nak=b"\x15", timeout_s=1.0, pipeline=2) as rig:
             reader, writer = await rig.dial()
             writer.write(b"1\n2\n")
             first, _ = await rig.recvs(2)
@@ -568,7 +568,7 @@ def test_who_is_not_allowed_is_turned_away() -> None:
 @both_loops
 def test_idle_and_lifetime_end_a_connection(loop: str) -> None:
     async def body(reactor: Reactor) -> None:
-        async with served(reactor, "PUSH", idle_s=0.2, lifetime_s=0.8) as rig:
+        async with served(reactor, "PUSH", idle_s=0.7, lifetime_s=1.5) as rig:
             idle, _ = await rig.dialled()
             busy, writer = await rig.dialled()
 
@@ -738,7 +738,7 @@ def test_tls_asks_devices_for_their_certificates(loop: str, authority: Authority
 def test_a_handshake_that_never_ends_holds_its_place_only_for_a_while(
     loop: str, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridges.tcp_server.HANDSHAKE_S", 0.3)
+    monkeypatch.setattr("bridges.tcp_server.HANDSHAKE_S", 1.0)
 
     async def body(reactor: Reactor) -> None:
         async with served(reactor, "PUSH", tls=authority.plan(clients=False), connections=1) as rig:
