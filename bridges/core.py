@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from bridges.connection import Connection
+from bridges.connection import ZMQ, Connection
 from bridges.framing import FramingError, Message
 from bridges.messages import run_of
 from bridges.zmq_side import OnMessages, ZmqSide
 from tunnel.config.bridge_plan import BridgePlan
-from tunnel.limits import BRIDGE_READ_BYTES, BRIDGE_READ_HELD_BYTES
+from tunnel.limits import BRIDGE_HELD_BYTES, BRIDGE_LOG_S, BRIDGE_READ_BYTES, BRIDGE_READ_LEAST_BYTES
 from tunnel.log import Log
 from tunnel.reactor import Reactor
 
@@ -36,25 +36,29 @@ class Core:
         self.reason = ""
         """What was the matter last, in words."""
         self.zmq = ZmqSide(reactor, plan.zmq, socket, self.plan.writes.max_frame, on_messages, self._on_change)
+        self.held: set[Connection] = set()
+        """Who is not read until the 0MQ socket takes messages again."""
         self._view = memoryview(bytearray(BRIDGE_READ_BYTES))
-        self._small = self._view[:BRIDGE_READ_HELD_BYTES]
-        self._held: set[Connection] = set()
+        self._untold = 0
+        """Breaches since the log told of one."""
+        self._tell_at = 0.0
 
-    def block(self) -> memoryview:
-        """Where the next read goes."""
-        return self._small if self.zmq.outlet.blocked else self._view
+    def block_for(self, connections: int, *, little: bool = False) -> memoryview:
+        """Where the next read goes. While the 0MQ socket takes nothing (or `little`: what is read may have to wait for
+        its turn) all connections together come up with BRIDGE_HELD_BYTES."""
+        if not (little or self.zmq.outlet.blocked):
+            return self._view
+        return self._view[: max(BRIDGE_READ_LEAST_BYTES, BRIDGE_HELD_BYTES // (connections + 1))]
 
-    def took(self, connection: Connection, frames: int, size: int) -> None:
-        """So many frames came; the 0MQ socket has them, or will. While it takes nothing the connection is not read."""
-        self.frames_in += frames
-        self.bytes_in += size
+    def hold_if_blocked(self, connection: Connection) -> None:
+        """Who has said something while the 0MQ socket takes nothing is not read any more."""
         if self.zmq.outlet.blocked:
-            connection.hold()
-            self._held.add(connection)
+            connection.hold(ZMQ)
+            self.held.add(connection)
 
     def forget(self, connection: Connection, reason: str) -> None:
         """It is gone."""
-        self._held.discard(connection)
+        self.held.discard(connection)
         if reason:
             self.ended_by[reason] += 1
 
@@ -63,8 +67,10 @@ class Core:
         self.zmq.outlet.put(run, done)
         self.zmq.poke()
 
-    def write(self, connection: Connection, data: bytes, frames: int) -> None:
+    def write(self, connection: Connection, data: bytes, frames: int = 1) -> None:
         """Frames to the other end; whoever writes looks at `connection.full` first."""
+        if connection.ending:
+            return
         connection.write(data)
         self.frames_out += frames
         self.bytes_out += len(data)
@@ -114,22 +120,30 @@ class Core:
         """Its bytes are no frames; it is being closed."""
         self.dropped["framing"] += 1
         self.reason = f"{connection.address}: {error}"
-        self.log.warning("framing", connection=connection.number, peer=connection.address, reason=str(error))
+        self._untold += 1
+        if self.loop.time() >= self._tell_at:  # whoever sends garbage must not fill the log as well
+            self._tell_at = self.loop.time() + BRIDGE_LOG_S
+            self.log.warning("framing", peer=connection.address, reason=str(error), times=self._untold)
+            self._untold = 0
 
     def counts(self) -> dict[str, Any]:
         """For status."""
+        dropped = Counter(self.dropped)
+        dropped["too_large"] += self.zmq.too_large
+        dropped["malformed"] += self.zmq.outlet.malformed
+        dropped["unreachable"] += self.zmq.unreachable
         return {
             "frames_in": self.frames_in,
             "frames_out": self.frames_out,
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
-            "dropped": dict(sorted(self.dropped.items())),
+            "dropped": dict(sorted((+dropped).items())),
             "ended": dict(sorted(self.ended_by.items())),
-            "zmq": self.zmq.status(),
+            "zmq": self.zmq.status() | {"messages_in": self.zmq.messages},
         }
 
     def _on_change(self) -> None:
         if not self.zmq.outlet.blocked:
-            held, self._held = self._held, set()
+            held, self.held = self.held, set()
             for connection in held:
-                connection.go_on()
+                connection.go_on(ZMQ)

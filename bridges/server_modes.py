@@ -20,19 +20,12 @@ class Pushing:
 
     def __init__(self, server: TcpServer) -> None:
         self._server = server
-        self._plan = server.plan
 
     def came(self, connection: Connection, messages: list[Message]) -> None:
-        plan = self._plan
-        before = [] if plan.topic is None else [plan.topic]
-        if plan.meta:
-            before.append(self._server.meta(connection))
-        topics = plan.topic_until is not None
-        run = run_of(self._with_topics(messages, before)) if topics else run_of(messages, before)
-        if plan.ack is None:
+        run, ack, count = self._server.run_of(connection, messages), self._server.plan.ack, len(messages)
+        if ack is None:
             self._server.put(run)
             return
-        ack, count = plan.ack, len(messages)
         connection.mode = (connection.mode or 0) + 1
 
         def done() -> None:
@@ -44,16 +37,6 @@ class Pushing:
                 connection.close()
 
         self._server.put(run, done)
-
-    def _with_topics(self, messages: list[Message], before: list[bytes]) -> list[Message]:
-        """[topic, meta, rest]; a frame without the mark is all topic, and has an empty rest."""
-        until = self._plan.topic_until or b""
-        found: list[Message] = []
-        for message in messages:
-            first, rest = (message, []) if isinstance(message, bytes) else (message[0], message[1:])
-            topic, _, body = first.partition(until)
-            found.append([topic, *before, body, *rest])
-        return found
 
     def heard(self, messages: list[list[bytes]]) -> None:
         """Such a socket hears nothing."""
@@ -93,7 +76,8 @@ class Telling:
         self._look()
 
     def heard(self, messages: list[list[bytes]]) -> None:
-        frames = [frame for frame in (self._frame(message) for message in messages) if frame is not None]
+        told = (self._server.frame_of(message, topic=self._topics) for message in messages)
+        frames = [frame for frame in told if frame is not None]
         if not frames:
             return
         if self._to_one:
@@ -108,17 +92,6 @@ class Telling:
                 self._server.dropped["slow"] += count
             else:
                 self._server.write(connection, data, count)
-
-    def _frame(self, message: list[bytes]) -> bytes | None:
-        if self._server.plan.writes.kind == "multipart":
-            return self._server.encode(message)
-        if len(message) == 1:
-            return self._server.encode(message[0])
-        if len(message) == 2 and self._topics:  # its topic is for those who subscribe
-            return self._server.encode(message[1])
-        self._server.dropped["frames"] += 1
-        self._server.reason = f"a message of {len(message)} frames: only the framing multipart can say so many"
-        return None
 
     def _deal(self) -> None:
         """`to: one`: each frame to the next connection that has room; the rest waits, and nothing more is read."""

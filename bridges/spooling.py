@@ -15,7 +15,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from bridges.connection import MODE, Connection
+from bridges.connection import FULL, MODE, Connection
 from bridges.framing import Message
 from bridges.messages import messages_of, run_of
 from tunnel.config.plan import SpoolPlan
@@ -73,6 +73,8 @@ class Spooling:
             _, connection, count = self._owed.popleft()
             connection.mode -= 1
             self._server.write(connection, (self._plan.ack or b"") * count, count)
+            if connection.full:  # who does not read its acks is not read
+                connection.hold(FULL)
             if connection.half_closed and not connection.mode:
                 connection.close()
         self._read_on()
@@ -153,7 +155,8 @@ class Spooling:
         if not connection.mode:
             connection.close()
 
-    def writable(self, connection: Connection) -> None: ...
+    def writable(self, connection: Connection) -> None:
+        connection.go_on(FULL)
 
     def closed(self, connection: Connection) -> None:
         self._held.discard(connection)

@@ -194,7 +194,7 @@ class TcpClient:
     # --- Owner -------------------------------------------------------------------------------------------------------
 
     def block(self) -> memoryview:
-        return self.core.block()
+        return self.core.block_for(len(self.lines))
 
     def opened(self, connection: Connection) -> None:
         """The line says `ready`."""
@@ -203,7 +203,9 @@ class TcpClient:
         line: Line = connection.mode
         if messages and line.connection is connection:
             self._mode.came(line, messages)
-        self.core.took(connection, len(messages), size)
+        self.core.frames_in += len(messages)
+        self.core.bytes_in += size
+        self.core.hold_if_blocked(connection)
 
     def breach(self, connection: Connection, error: FramingError) -> None:
         self.core.breach(connection, error)

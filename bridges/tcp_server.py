@@ -7,30 +7,24 @@ which the type of the 0MQ socket decides.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import socket as sockets
 import ssl
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from bridges.asking import Asking
-from bridges.connection import STOP, ZMQ, Connection
-from bridges.framing import FramingError, Message
+from bridges.connection import STOP, Connection
+from bridges.core import Core
+from bridges.framing import Message
 from bridges.server_modes import Pushing, Routing, Telling
 from bridges.spooling import Spooling
 from bridges.tls import server_context
-from bridges.zmq_side import ZmqSide
 from tunnel.config.bridge_plan import BridgePlan
 from tunnel.config.plan import EndPlan, Endpoint
 from tunnel.limits import (
     BRIDGE_GATHERED_BYTES,
-    BRIDGE_HELD_BYTES,
-    BRIDGE_LOG_S,
-    BRIDGE_READ_BYTES,
-    BRIDGE_READ_LEAST_BYTES,
     BRIDGE_STOP_CLOSE_S,
     BRIDGE_STOP_S,
     HANDSHAKE_S,
@@ -84,33 +78,19 @@ MODES: Final[dict[str, tuple[str, Callable[[TcpServer], Mode]]]] = {
 """The table's socket → the one that is made, and what it means."""
 
 
-class TcpServer:
-    """See `tunnel.served.Process`."""
+class TcpServer(Core):
+    """See `tunnel.served.Process`; and the Owner of its connections."""
 
     def __init__(self, plan: BridgePlan, reactor: Reactor, log: Log) -> None:
-        self.plan = plan.tcp
-        self.loop = reactor.loop
-        self.reactor = reactor
-        self.log = log
+        kind, mode = MODES[plan.zmq.socket]
+        super().__init__(plan, reactor, log, kind, self._on_messages)
         self.connections: dict[int, Connection] = {}
         self.refused: Counter[str] = Counter()
         """Connections that were not served."""
-        self.dropped: Counter[str] = Counter()
-        """Frames and messages that went nowhere."""
-        self.ended_by: Counter[str] = Counter()
-        """Connections that were ended by us or broke, by reason."""
-        self.frames_in = self.frames_out = self.bytes_in = self.bytes_out = 0
         self.closing = False
-        self.reason = ""
-        kind, mode = MODES[plan.zmq.socket]
-        self._view = memoryview(bytearray(BRIDGE_READ_BYTES))
-        self._held: set[Connection] = set()
         self._by_address: dict[str, dict[Connection, None]] = {}
         """Oldest first."""
         self._accepted = 0
-        self._untold = 0
-        """Breaches since the log told of one."""
-        self._tell_at = 0.0
         self._gathered = 0
         """Bytes of frames that are not complete, of all connections."""
         self._number = random.getrandbits(24)
@@ -119,7 +99,6 @@ class TcpServer:
         self._opening: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
         self._tls = server_context(self.plan.tls) if self.plan.tls is not None else None
-        self.zmq = ZmqSide(reactor, plan.zmq, kind, self.plan.writes.max_frame, self._on_messages, self._on_change)
         self._mode = mode(self)
         end = EndPlan("TCP", (), allow=self.plan.allow)
         self._listeners = [
@@ -169,29 +148,20 @@ class TcpServer:
         listeners = [listener.status(len(self.connections)) for listener in self._listeners]
         shut = [listener for listener in listeners if listener["state"] != "bound"]
         trouble = self.zmq.reason or next((one["reason"] for one in (*shut, *listeners) if one["reason"]), "")
-        refused, dropped = Counter(self.refused), Counter(self.dropped)
+        refused = Counter(self.refused)
         short = sum(listener.waited for listener in self._listeners)
         refused["address"] += sum(listener["turned_away"] for listener in listeners)
-        dropped["too_large"] += self.zmq.too_large
-        dropped["malformed"] += self.zmq.outlet.malformed
-        dropped["unreachable"] += self.zmq.unreachable
         turned = next((listener.last_refused for listener in self._listeners if listener.last_refused), "")
         refusal = f"{turned}: it is in no network of allow" if turned else ""
         return {
             "state": "retrying" if shut or self.zmq.reason else "listening",
             "reason": trouble or self.reason or refusal,
             "connections": len(self.connections),
-            "frames_in": self.frames_in,
-            "frames_out": self.frames_out,
-            "bytes_in": self.bytes_in,
-            "bytes_out": self.bytes_out,
             "refused": dict(sorted((+refused).items())),
-            "dropped": dict(sorted((+dropped).items())),
-            "ended": dict(sorted(self.ended_by.items())),
-            "zmq": self.zmq.status() | {"messages_in": self.zmq.messages},
+            **self.counts(),
             "detail": {
                 "accepted": self._accepted,
-                "held": len(self._held),
+                "held": len(self.held),
                 "no_descriptors": short,
                 **self._mode.status(),
             },
@@ -266,10 +236,7 @@ class TcpServer:
     # --- Owner, for the connections ----------------------------------------------------------------------------------
 
     def block(self) -> memoryview:
-        if not (self._asks or self.zmq.outlet.blocked):
-            return self._view
-        share = BRIDGE_HELD_BYTES // (len(self.connections) + 1)
-        return self._view[: max(BRIDGE_READ_LEAST_BYTES, share)]
+        return self.block_for(len(self.connections), little=self._asks)
 
     def opened(self, connection: Connection) -> None:
         self._mode.opened(connection)
@@ -279,8 +246,7 @@ class TcpServer:
         if messages:
             self.frames_in += len(messages)
             self._mode.came(connection, messages)
-        if self.zmq.outlet.blocked:
-            self.hold(connection)
+        self.hold_if_blocked(connection)
         pending = connection.pending
         if pending != connection.gathered:
             self._gathered += pending - connection.gathered
@@ -289,15 +255,6 @@ class TcpServer:
                 self.reason = f"{connection.address}: all connections together sent too much of frames that do not end"
                 connection.abort("memory")
 
-    def breach(self, connection: Connection, error: FramingError) -> None:
-        self.dropped["framing"] += 1
-        self.reason = f"{connection.address}: {error}"
-        self._untold += 1
-        if self.loop.time() >= self._tell_at:  # whoever sends garbage must not fill the log as well
-            self._tell_at = self.loop.time() + BRIDGE_LOG_S
-            self.log.warning("framing", peer=connection.address, reason=str(error), times=self._untold)
-            self._untold = 0
-
     def ended(self, connection: Connection) -> None:
         self._mode.ended(connection)
 
@@ -305,58 +262,13 @@ class TcpServer:
         self._mode.writable(connection)
 
     def closed(self, connection: Connection, reason: str) -> None:
-        if reason:
-            self.ended_by[reason] += 1
-        self._held.discard(connection)
+        self.forget(connection, reason)
         self._gathered -= connection.gathered
         self._forget(connection)
         self._mode.closed(connection)
 
-    # --- for the modes -----------------------------------------------------------------------------------------------
-
-    def hold(self, connection: Connection) -> None:
-        """Do not read this one until the 0MQ socket takes messages again."""
-        connection.hold(ZMQ)
-        self._held.add(connection)
-
-    def put(self, run: bytes, done: Callable[[], None] | None = None) -> None:
-        """Hand a run to the 0MQ socket."""
-        self.zmq.outlet.put(run, done)
-        self.zmq.poke()
-
-    def write(self, connection: Connection, data: bytes, frames: int = 1) -> None:
-        """Frames to a device; whoever writes looks at `connection.full` first."""
-        if connection.ending:
-            return
-        connection.write(data)
-        self.frames_out += frames
-        self.bytes_out += len(data)
-
-    def encode(self, message: Message) -> bytes | None:
-        """A frame as the device reads it; None: it cannot be said so, counted."""
-        try:
-            return self.plan.writes.encode(message)
-        except FramingError as error:
-            self.dropped["framing"] += 1
-            self.reason = str(error)
-            return None
-
-    def meta(self, connection: Connection) -> bytes:
-        told: dict[str, Any] = {"peer": connection.address, "connection": connection.number, "time": time.time()}
-        if connection.subject:
-            told["tls"] = connection.subject
-        return json.dumps(told).encode()
-
-    # --- the 0MQ socket ----------------------------------------------------------------------------------------------
-
     def _on_messages(self, messages: list[list[bytes]]) -> None:
         self._mode.heard(messages)
-
-    def _on_change(self) -> None:
-        if not self.zmq.outlet.blocked:
-            held, self._held = self._held, set()
-            for connection in held:
-                connection.go_on(ZMQ)
 
     # --- time --------------------------------------------------------------------------------------------------------
 
