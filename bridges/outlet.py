@@ -44,6 +44,11 @@ class Outlet:
     def blocked(self) -> bool:
         return bool(self._runs)
 
+    @property
+    def waiting(self) -> int:
+        """Runs."""
+        return len(self._runs)
+
     def put(self, run: bytes, done: Done | None = None) -> None:
         """Hand a run over, now or when there is room; then `done` is called."""
         self._runs.append((run, done))

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bridges.framing import Message
 from bridges.line import Line
 from bridges.messages import run_of
-from tunnel.limits import BRIDGE_TICK_S
+from bridges.outlet import Outlet
+from tunnel.limits import BRIDGE_LANE_RUNS, BRIDGE_TICK_S
 
 if TYPE_CHECKING:
     from bridges.tcp_client import TcpClient
@@ -69,6 +71,8 @@ class Serving:
         """Not sent yet."""
         self._under_way: deque[_Request] = deque()
         """All that are not over, by deadline."""
+        self._lanes: dict[bytes, Outlet] = {}
+        """0MQ clients that do not take their replies: they hold up nobody else."""
         self._timer: asyncio.TimerHandle | None = None
         self._timeouts = self._failed = 0
         for line in client.lines:
@@ -133,7 +137,7 @@ class Serving:
         return talk
 
     def came(self, line: Line, messages: list[Message]) -> None:
-        replies: list[Message] = []
+        replies: list[list[bytes]] = []
         talk = self._talk(line)
         for message in messages:
             frames = [message] if isinstance(message, bytes) else message
@@ -145,10 +149,34 @@ class Serving:
             request.over = True
             replies.append([*request.envelope, *frames])
         if replies:
-            self._core.put(run_of(replies))
+            self._reply(replies)
         while self._under_way and self._under_way[0].over:
             self._under_way.popleft()
         self._send()
+
+    def _reply(self, replies: list[list[bytes]]) -> None:
+        """Each to its client (the first frame)."""
+        by_client: dict[bytes, list[Message]] = {}
+        for reply in replies:
+            by_client.setdefault(reply[0], []).append(reply)
+        for client, theirs in by_client.items():
+            lane = self._lanes.get(client)
+            if lane is None:
+                changed = partial(self._on_lane, client)
+                lane = self._lanes[client] = self._core.zmq.lane(client, changed, partial(self._on_lane, client, True))
+            if lane.waiting < BRIDGE_LANE_RUNS:
+                lane.put(run_of(theirs))
+                self._on_lane(client)
+            else:
+                self._core.dropped["slow"] += len(theirs)
+        self._core.zmq.poke()
+
+    def _on_lane(self, client: bytes, gone: bool = False) -> None:
+        """Nothing waits for this client any more, or it is not there any more."""
+        lane = self._lanes.get(client)
+        if lane is not None and (gone or not lane.blocked):
+            del self._lanes[client]
+            self._core.zmq.forget(client)
 
     def ready(self, line: Line) -> None:
         self._send()
@@ -183,7 +211,7 @@ class Serving:
             if requests:
                 self._core.dropped["unanswered"] += len(requests)
         elif requests:
-            self._core.put(run_of([[*request.envelope, told] for request in requests]))
+            self._reply([[*request.envelope, told] for request in requests])
 
     def _on_time(self) -> None:
         self._timer = None

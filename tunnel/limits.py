@@ -448,6 +448,8 @@ BRIDGE_TIMEOUT_S: Final = 10.0
 """A request waits so long for its reply, unless the table says otherwise."""
 BRIDGE_REQUESTS: Final = 65_536
 """Requests of one bridge under way at a time."""
+BRIDGE_LANE_RUNS: Final = 64
+"""Runs of replies (a read each, so 16 MiB) that wait for a 0MQ client that does not take them; more are dropped."""
 BRIDGE_TICK_S: Final = 0.1
 """How often a bridge looks for what has waited too long, while anything waits."""
 BRIDGE_USER_TIMEOUT_S: Final = 30.0

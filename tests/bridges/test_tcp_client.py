@@ -7,7 +7,7 @@ import contextlib
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import trustme
@@ -17,6 +17,7 @@ from bridges import framing, line, serving
 from bridges import tcp_client as clients
 from bridges.tcp_client import MODES, TcpClient
 from tests.loops import LOOPS, run_with_reactor, until
+from tests.waiting import free_port
 from tunnel.config.bridge_plan import BridgePlan, Correlation, TcpPlan, ZmqPlan
 from tunnel.config.check_bridges import CLIENT_SOCKETS
 from tunnel.config.plan import Endpoint, TlsPlan
@@ -103,10 +104,15 @@ class World:
     async def connect(self, *legacies: Legacy, frame: framing.Framing | None = None, **tcp: Any) -> TcpClient:
         reads = frame or framing.make("line")
         addresses = tuple(f"tcp://localhost:{legacy.port}" for legacy in legacies)
+        method: Literal["bind", "connect"] = "connect"
+        if tcp.pop("bind", False):
+            method = "bind"
+            self.application.close(linger=0)
+            self.endpoint = f"tcp://127.0.0.1:{free_port()}"
         plan = BridgePlan(
             "old",
             "tcp-client",
-            ZmqPlan(self.kind, (Endpoint("connect", self.endpoint),)),
+            ZmqPlan(self.kind, (Endpoint(method, self.endpoint),)),
             TcpPlan(reads, reads, connect=addresses, **tcp),
             Path("/nowhere"),
         )
@@ -241,6 +247,30 @@ def test_requests_wait_for_a_server_that_is_away_and_no_longer_than_they_may(mon
         await legacy.start()
         assert await world.hears() == [b"b", b"", b"Y"]
         assert world.status()["state"] == "up"
+
+    run("REP", body)
+
+
+def test_a_client_that_does_not_take_its_replies_holds_up_nobody_else() -> None:
+    async def body(world: World) -> None:
+        await world.connect(await world.legacy(shout), bind=True)
+        deaf, quick = (world.reactor.context.socket(zmq.DEALER) for _ in range(2))
+        deaf.setsockopt(zmq.RCVHWM, 1)
+        deaf.setsockopt(zmq.RCVBUF, 4096)
+        try:
+            for client in (deaf, quick):
+                client.connect(world.endpoint)
+            for number in range(3000):
+                if deaf.poll(0, zmq.POLLOUT):
+                    deaf.send_multipart([b"", b"%d" % number + b"x" * 1000])
+                if number % 300 == 0:
+                    quick.send_multipart([b"", b"%d" % number])
+                    await until(lambda: quick.poll(0), 20, world.status)
+                    assert quick.recv_multipart() == [b"", b"%d" % number]
+            assert world.status()["zmq"]["blocked"]
+        finally:
+            deaf.close(linger=0)
+            quick.close(linger=0)
 
     run("REP", body)
 
