@@ -234,11 +234,12 @@ def test_what_was_asked_of_a_server_that_hangs_up_is_not_asked_again() -> None:
 
 def test_requests_wait_for_a_server_that_is_away_and_no_longer_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "BRIDGE_TICK_S", 0.02)
+    monkeypatch.setattr(line, "BRIDGE_REDIAL_MAX_S", 0.2)  # else the next attempt may come too late for the second
 
     async def body(world: World) -> None:
         legacy = await world.legacy(shout)
         legacy.stop()
-        await world.connect(legacy, timeout_s=1.0, timeout_reply=b"late")
+        await world.connect(legacy, timeout_s=2.0, timeout_reply=b"late")
         world.application.send_multipart([b"a", b"", b"x"])
         assert await world.hears() == [b"a", b"", b"late"]
         assert "refused" in world.status()["reason"].lower()

@@ -17,7 +17,7 @@ from typing import Any
 from tunnel.carriers.http_longpoll import LongPoll
 from tunnel.carriers.http_message import MessageError, Stream
 from tunnel.carriers.http_reach import Reach
-from tunnel.carriers.http_websocket import UpgradeError, WebSocket, upgrade
+from tunnel.carriers.http_websocket import GatewayError, UpgradeError, WebSocket, upgrade
 from tunnel.carriers.http_wire import Count, Wire, WireError
 from tunnel.carriers.ipc import open_port
 from tunnel.config.plan import CarrierPlan
@@ -143,6 +143,11 @@ class Dialler:
             except LinkError as error:
                 hint = self._reach.hint() if refused.hung_up else ""
                 raise WireError(f"{refused}{hint}; long-poll: {error}") from None
+            if isinstance(refused, GatewayError):  # the listener was away for a moment, and is there now
+                with contextlib.suppress(LinkError, OSError):
+                    better = await self._websocket()
+                    await wire.close()
+                    return better
             self._fall_back(refused)
             return wire
 

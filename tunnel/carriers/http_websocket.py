@@ -33,6 +33,10 @@ class UpgradeError(LinkError):
     """Nothing was answered at all."""
 
 
+class GatewayError(UpgradeError):
+    """What stands before the listener did not reach it; it may a moment later."""
+
+
 class WebSocket:
     """A Wire, from after the upgrade on."""
 
@@ -115,7 +119,8 @@ async def _refuse(stream: Stream, head: Head) -> None:
         words = (await read_body(stream.reader, head, answer=True)).decode(errors="replace")
         raise WireError(words[:200].strip() or "the listener cannot take connections now")
     kind = " (HTML)" if "html" in head.headers.get("content-type", "") else ""
-    raise UpgradeError(f"the WebSocket upgrade was answered {head.status_words}{kind}")
+    error = GatewayError if head.status in (502, 503, 504) else UpgradeError
+    raise error(f"the WebSocket upgrade was answered {head.status_words}{kind}")
 
 
 def is_upgrade(head: Head) -> bool:
