@@ -242,8 +242,11 @@ def test_power_cuts_at_any_moment(disk: Disk) -> None:
 
 def test_control_without_fsync_a_power_cut_is_noticed(disk: Disk) -> None:
     ledger = Ledger(disk.live / "spool")
-    live_and_cut(disk, "unsynced", ledger, 100)
-    assert any("missing" in wrong for wrong in ledger.wrong)
+    for _ in range(POWER_CUTS):  # one cut may come when everything happens to be on disk
+        live_and_cut(disk, "unsynced", ledger, 100)
+        if any("missing" in wrong for wrong in ledger.wrong):
+            return
+    pytest.fail("no cut lost anything")
 
 
 def killed_on_a_broken_disk(disk: Disk, how: str) -> Ledger:
