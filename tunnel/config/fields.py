@@ -97,22 +97,16 @@ def _pick(what: str, choices: tuple[str, ...], later: dict[str, str], nicknames:
     return BeforeValidator(pick)
 
 
-def _age(value: object) -> float:
-    if value == "never":
-        return NEVER
-    seconds = values.duration(value)
-    if seconds < 0.001:
-        raise ValueError("max_age is at least 1ms, or 'never'.")
-    return seconds
+def _span_or_never(least: float, sentence: str) -> Callable[[object], float]:
+    def read(value: object) -> float:
+        if value == "never":
+            return NEVER
+        seconds = values.duration(value)
+        if seconds < least:
+            raise ValueError(sentence)
+        return seconds
 
-
-def _expiry(value: object) -> float:
-    if value == "never":
-        return NEVER
-    seconds = values.duration(value)
-    if seconds < 1:
-        raise ValueError("expire is at least 1s, or 'never'.")
-    return seconds
+    return read
 
 
 def _span(value: object) -> float:
@@ -169,10 +163,18 @@ SpoolSize = Annotated[
     PlainValidator(_bounded_size(1 << 20, 1 << 44, "1MiB to 16384GiB")),
     WithJsonSchema({"type": "string", "examples": ["2GiB"]}),
 ]
-Expiry = Annotated[float, PlainValidator(_expiry), WithJsonSchema({"type": "string", "examples": ["7d", "never"]})]
+Expiry = Annotated[
+    float,
+    PlainValidator(_span_or_never(1, "expire is at least 1s, or 'never'.")),
+    WithJsonSchema({"type": "string", "examples": ["7d", "never"]}),
+]
 Span = Annotated[float, PlainValidator(_span), WithJsonSchema({"type": "string", "examples": ["5s", "200ms"]})]
 Idle = Annotated[float, PlainValidator(_idle), WithJsonSchema({"type": "string", "examples": ["1h", "never"]})]
-Age = Annotated[float, PlainValidator(_age), WithJsonSchema({"type": "string", "examples": ["5s", "never"]})]
+Age = Annotated[
+    float,
+    PlainValidator(_span_or_never(0.001, "max_age is at least 1ms, or 'never'.")),
+    WithJsonSchema({"type": "string", "examples": ["5s", "never"]}),
+]
 Hwm = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_number)]
 Connections = Annotated[int, Field(ge=1, le=100_000), BeforeValidator(_number)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
