@@ -64,7 +64,7 @@ class RouteSpools:
             on_durable=lambda _: self._on_durable(at),
             on_room=self._on_room,
         )
-        if spool.set_aside is not None:
+        if spool.set_aside:
             self._log.error("corrupt", route=self._plan.name, peer=peer.side, set_aside=str(spool.set_aside))
         return spool
 
