@@ -8,7 +8,7 @@ import pytest
 
 from tunnel.cli.show import amount, duration, print_status
 from tunnel.supervise.stages import missing_of
-from tunnel.supervise.status import Rates, closed, degraded, exit_code
+from tunnel.supervise.status import Rates, closed, degraded, exit_code, silent
 from tunnel.supervise.up import is_ready, summary
 
 
@@ -202,3 +202,16 @@ def test_durations(seconds: float, shown: str) -> None:
 @pytest.mark.parametrize(("size", "shown"), [(0, "0 B"), (1023, "1023 B"), (4096, "4.0 KiB"), (1 << 40, "1024.0 GiB")])
 def test_amounts(size: float, shown: str) -> None:
     assert amount(size) == shown
+
+
+def test_silent_is_who_runs_and_does_not_answer() -> None:
+    mute = {"name": "scale", "kind": "tcp-server", "state": "silent", "reason": "does not answer"}
+    carrier = {"name": "ssh-1", "role": "dial", "scheme": "ssh", "state": "silent", "reason": "does not answer"}
+    all_run = [process(), process("ssh-1"), process("bridge-scale"), process("keeper")]
+    assert silent(status()) == []
+    assert silent(status(error="no answer")) == ["device"]
+    assert silent(status(processes=all_run, carriers=[carrier], bridges=[mute])) == ["ssh-1", "bridge-scale"]
+    # one that died is started again by the keeper, and is no reason to end its siblings
+    died = [process(), process("bridge-scale", "EXITED"), process("keeper")]
+    assert silent(status(processes=died, bridges=[mute])) == []
+    assert silent(status(processes=[], error="supervisord does not answer")) == ["supervisord"]

@@ -38,17 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="ztunnel")
     except TableError as error:  # each problem begins with file:line:column, which editors understand
-        print(error, file=sys.stderr)
+        _to_stderr(str(error), "error")
         sys.exit(error.exit_code)
     except ZtunnelError as error:
-        _complain(str(error))
+        complain(str(error))
         sys.exit(error.exit_code)
     except BrokenPipeError:  # `ztunnel logs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
         hint = "" if _debugging() else " Run it again with ZTUNNEL_DEBUG=1 to see where, and report it."
-        _complain(f"this is a bug in ztunnel: {type(error).__name__}: {error}.{hint}")
+        complain(f"this is a bug in ztunnel: {type(error).__name__}: {error}.{hint}")
         if _debugging():
             traceback.print_exc()
         sys.exit(1)
@@ -68,6 +68,17 @@ def build() -> typer.Typer:
     return app
 
 
+def complain(text: str, level: str = "error") -> None:
+    """A sentence on stderr; in systemd's journal with its level."""
+    _to_stderr(f"ztunnel: {text}", level)
+
+
+def _to_stderr(text: str, level: str) -> None:
+    from tunnel.supervise import journal
+
+    print(journal.said(text, level) if journal.is_journal(2) else text, file=sys.stderr)
+
+
 def _options(
     version: Annotated[
         bool,
@@ -81,10 +92,6 @@ def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"ztunnel {__version__}")
         raise typer.Exit
-
-
-def _complain(text: str) -> None:
-    print(f"ztunnel: {text}", file=sys.stderr)
 
 
 def _debugging() -> bool:

@@ -38,17 +38,30 @@ def up(
     timeout: Annotated[float, typer.Option(min=0.1, help="With -d: seconds to wait until it is ready.")] = READY_S,
 ) -> None:
     """Run this side of a table: with its logs in the foreground, or detached."""
+    from tunnel.cli import complain
     from tunnel.config import read_plan
+    from tunnel.errors import ZtunnelError
+    from tunnel.supervise import journal
     from tunnel.supervise import up as supervise_up
+    from tunnel.supervise.notify import Notifier
 
-    plan = read_plan(table_file(table), side)
+    notifier = Notifier()
+    try:
+        plan = read_plan(table_file(table), side)
+    except ZtunnelError as error:
+        notifier.status(str(error).splitlines()[0])
+        raise
     for warning in plan.warnings:
-        typer.echo(f"ztunnel: warning: {warning}", err=True)
+        complain(f"warning: {warning}", "warn")
     if detach:
         status = supervise_up.detached(plan, timeout)
         typer.echo(supervise_up.ready_line(status))
+    elif journal.is_journal(1):
+        supervise_up.Foreground(
+            plan, notifier, say=lambda text: _print(journal.said(text)), show=lambda line: _print(journal.logged(line))
+        ).run()
     else:
-        supervise_up.Foreground(plan, say=_print, show=_print).run()
+        supervise_up.Foreground(plan, notifier, say=_print, show=_print).run()
 
 
 def down(table: TableArgument = None, side: SideOption = None) -> None:

@@ -136,6 +136,17 @@ def shut(bridges: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [bridge for bridge in bridges if bridge["kind"] == "tcp-server" and bridge["state"] not in WELL]
 
 
+def silent(status: Status) -> list[str]:
+    """The processes that run and do not answer; one that died is the keeper's affair."""
+    told = {"device": status["error"] is None}
+    told |= {carrier["name"]: carrier["state"] != "silent" for carrier in status["carriers"]}
+    told |= {f"bridge-{bridge['name']}": bridge["state"] != "silent" for bridge in status["bridges"]}
+    if not status["processes"]:
+        return ["supervisord"]
+    alive = (p["name"] for p in status["processes"] if p["state"] == "RUNNING")
+    return [name for name in alive if not told.get(name, True)]
+
+
 def wait_for(
     running: Running, good: Callable[[Status], bool], timeout_s: float, *, pause_s: float = 0.1
 ) -> tuple[bool, Status | None]:

@@ -78,11 +78,11 @@ def why_not_ready(running: Running, now: Status | None) -> list[str]:
 class Foreground:
     """A side that lives as long as this process. `say`: our own sentences; `show`: log lines as they come."""
 
-    def __init__(self, plan: Plan, say: Callable[[str], None], show: Callable[[str], None]) -> None:
+    def __init__(self, plan: Plan, notifier: Notifier, say: Callable[[str], None], show: Callable[[str], None]) -> None:
         self._plan = plan
+        self._notifier = notifier
         self._say = say
         self._show = show
-        self._notifier = Notifier()
         self._signals: list[int] = []
         self._ready = False
         self._explained = ""
@@ -122,7 +122,7 @@ class Foreground:
         elif not self._ready and age_s > _EXPLAIN_S:
             self._explain(" ".join(why_not_ready(running, now)))
         self._notifier.status(summary(now))
-        if now["error"] is None:
+        if not status.silent(now):
             self._notifier.watchdog()
 
     def _explain(self, reasons: str) -> None:
