@@ -3,13 +3,14 @@
 #   make demo     both halves on this machine, real 0MQ applications at both ends   (DEMO_SECONDS=10 ends it by itself)
 #   make test     the whole test suite                                             (ARGS="tests/link -k resume")
 #   make bench    ztunnel against two chained zmq_proxy and against direct sockets (ARGS="--quick --only throughput")
+#   make deb      ztunnel_VERSION_ARCH.deb in build/deb, on Debian 12
 #   make lint     ruff and mypy                                                    (make format mends what ruff can)
 #   make clean    what was built here, .venv included
 
 PYTHON_HERE := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test bench lint format clean
+.PHONY: help setup demo test bench deb lint format clean
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -26,6 +27,9 @@ test: setup
 
 bench: setup
 	@$(PYTHON_HERE) -m benchmarks $(ARGS)
+
+deb:
+	@packaging/build
 
 lint: setup
 	$(PYTHON_HERE) -m ruff check .
