@@ -333,11 +333,12 @@ def main(text: str) -> None:
 class App:
     """A running application, seen from a test."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, before: Sequence[str] = ()) -> None:
+        """`before`: what the command begins with, `ip netns exec NAME` say."""
         self.options = options
         self.journal = Journal(Path(options.journal))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.apps", json.dumps(asdict(options))],
+            [*before, sys.executable, "-m", "tests.apps", json.dumps(asdict(options))],
             stdin=subprocess.PIPE,
             cwd=Path(__file__).parent.parent,
         )
@@ -390,14 +391,15 @@ class App:
 class Apps:
     """Starts applications under one folder and ends them all."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, before: Sequence[str] = ()) -> None:
         self.folder = folder
+        self.before = before
         self.all: list[App] = []
 
     def start(self, role: str, *endpoints: str, name: str | None = None, **more: Any) -> App:
         name = name or f"{role}{len(self.all)}"
         journal = str(self.folder / f"{name}.{len(self.all)}.journal")
-        app = App(Options(role=role, journal=journal, endpoints=endpoints, name=name, **more))
+        app = App(Options(role=role, journal=journal, endpoints=endpoints, name=name, **more), self.before)
         self.all.append(app)
         return app
 
