@@ -6,17 +6,15 @@ TABLE is a file or a name; left out, it is the only one running here, else ./ztu
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tunnel.errors import UsageError
+from tunnel.places import INSTALLED
 
 if TYPE_CHECKING:
     from tunnel.supervise.places import Running
-
-INSTALLED: Final = Path("/etc/ztunnel")
-"""Where the systemd unit `ztunnel@NAME` finds NAME.yaml."""
 
 TableArgument = Annotated[
     str | None,
