@@ -27,8 +27,8 @@ _OLDEST_CLOCK: Final = 1_735_689_600
 
 def examine(table: str | None, side: str | None) -> list[Finding]:
     """Every finding about this machine, and about a table's side when there is one."""
+    plan, finding = _read(table, side)  # first, as it may become the side's user
     findings = [check() for check in MACHINE]
-    plan, finding = _read(table, side)
     if finding:
         findings.append(finding)
     if plan is not None:
@@ -105,17 +105,20 @@ MACHINE: Final[tuple[Callable[[], Finding], ...]] = (_versions, _libzmq, _pump, 
 
 
 def _read(table: str | None, side: str | None) -> tuple[Plan | None, Finding | None]:
-    from tunnel.cli.pick import table_file
+    from tunnel.cli.pick import other_users_side, table_file
     from tunnel.config import read_plan
 
+    other = other_users_side(table, side)  # what it would meet is then seen with that user's eyes
     try:
-        file = table_file(table)
+        file = table_file(table) if other is None else other.table
     except ZtunnelError as error:
         if table is None:
             return None, None
         return None, Finding("bad", "table", str(error), "name the table's file")
     try:
-        plan = read_plan(file, side)
+        plan = read_plan(file, side if other is None else other.side)
+        if other is None:
+            other_users_side(str(file), plan.side)
     except ZtunnelError as error:
         return None, Finding("bad", "table", str(error), f"`ztunnel check {file}` tells it line by line")
     return plan, Finding("ok", "table", f"{file}, side {plan.side}")
@@ -124,6 +127,7 @@ def _read(table: str | None, side: str | None) -> tuple[Plan | None, Finding | N
 def _folder(folder: Path) -> Finding:
     """Could `up` use it? Looked at without making anything."""
     from tunnel.limits import IPC_PATH_BYTES
+    from tunnel.places import user_name
 
     there = next(p for p in (folder, *folder.parents) if p.exists())
     found = there.stat()
@@ -135,7 +139,7 @@ def _folder(folder: Path) -> Finding:
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return Finding("bad", "runtime folder", f"{there} may not be written", elsewhere)
     if there == folder and found.st_uid not in (os.geteuid(), 0):
-        return Finding("bad", "runtime folder", f"{folder} belongs to uid {found.st_uid}", elsewhere)
+        return Finding("bad", "runtime folder", f"{folder} belongs to {user_name(found.st_uid)}", elsewhere)
     return Finding("ok", "runtime folder", str(folder))
 
 
