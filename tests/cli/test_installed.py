@@ -117,6 +117,17 @@ def test_a_secret_that_the_service_cannot_read_is_told_when_init_is_said_again(
     assert access(secret) == (0, 0, 0o600), "left as it is"
 
 
+def test_doctor_tells_of_it_too(etc: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ztunnel(capsys, "init", etc, "--side", "dmz", "--trust", f"plant={PUBLIC}")
+    (line,) = (line for line in ztunnel(capsys, "doctor", etc / "ztunnel.yaml")[1].splitlines() if " keys " in line)
+    assert line.split()[0] == "ok"
+    secret = etc / "keys/dmz.key_secret"
+    os.chown(secret, 0, 0)
+    (line,) = (line for line in ztunnel(capsys, "doctor", etc / "ztunnel.yaml")[1].splitlines() if " keys " in line)
+    assert line.split()[0] == "warn"
+    assert line.endswith(f"chown nobody {secret}")
+
+
 def as_user(uid: int, path: Path) -> str:
     """What a user is told who reads a secret key."""
     end, other = os.pipe()

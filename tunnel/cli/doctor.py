@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -145,7 +146,15 @@ def _folder(folder: Path) -> Finding:
 
 def _key_files(plan: Plan) -> Iterator[Finding]:
     """`read_plan` refuses a key that others may read; what is left is the folder around it."""
+    from tunnel.places import service_account
+
     beside = (*plan.table.parent.glob("*.key_secret"), *plan.table.parent.glob("*/*.key_secret"))
+    for file in beside:
+        account = service_account(file)
+        if account and file.stat().st_uid != account.pw_uid:
+            found = f"the service runs as {account.pw_name} and cannot read {file}"
+            yield Finding("warn", "keys", found, f"chown {account.pw_name} {shlex.quote(str(file))}")
+            return
     for folder in {file.parent for file in beside}:
         if folder.stat().st_mode & 0o022:
             yield Finding("bad", "keys", f"others may write to {folder}", f"chmod go-w {folder}")
