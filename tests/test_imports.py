@@ -12,7 +12,9 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS = [
     {"errors", "limits"},
-    {"link", "keys", "heap", "places"},
+    {"link", "heap", "places"},
+    {"files"},
+    {"keys"},
     {"config", "pump", "log", "control"},
     {"reactor", "resolve", "tap", "spool", "backlog"},
     {"monitor", "zap", "taps", "served"},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,24 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(autouse=True)
+def system(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A machine where ztunnel is not installed: what this one has in /run, /etc and /var does not matter."""
+    with tempfile.TemporaryDirectory(prefix="zt") as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        monkeypatch.setattr(places, "_RUN", folder / "run")
+        monkeypatch.setattr(places, "_STATE", folder / "state")
+        monkeypatch.setattr(places, "INSTALLED", folder / "etc")
+        monkeypatch.setattr(places, "_UNITS", (folder / "unit",))
+        yield folder
+
+
 @pytest.mark.parametrize(
     ("user", "environment", "runtime", "ipc"),
     [
-        (0, {}, "/run/ztunnel/t.dmz", "/run/ztunnel-ipc/t"),
-        (0, {"XDG_RUNTIME_DIR": "/run/user/0"}, "/run/ztunnel/t.dmz", "/run/ztunnel-ipc/t"),
+        (0, {}, "RUN/ztunnel/t.dmz", "RUN/ztunnel-ipc/t"),
+        (0, {"XDG_RUNTIME_DIR": "/run/user/0"}, "RUN/ztunnel/t.dmz", "RUN/ztunnel-ipc/t"),
         (7, {"XDG_RUNTIME_DIR": "/run/user/7"}, "/run/user/7/ztunnel/t.dmz", "/run/user/7/ztunnel-ipc/t"),
         (7, {}, "/tmp/ztunnel-7/t.dmz", "/tmp/ztunnel-ipc-7/t"),
         (7, {"ZTUNNEL_RUNTIME_DIR": "/a"}, "/a/t.dmz", "/a/ipc/t"),
@@ -30,33 +45,111 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_places(
-    monkeypatch: pytest.MonkeyPatch, user: int, environment: dict[str, str], runtime: str, ipc: str
+    monkeypatch: pytest.MonkeyPatch, system: Path, user: int, environment: dict[str, str], runtime: str, ipc: str
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: user)
     for name, text in environment.items():
         monkeypatch.setenv(name, text)
-    assert places.runtime_dir("t", "dmz") == Path(runtime)
-    assert places.ipc_dir("t") == Path(ipc)
+    assert places.runtime_dir("t", "dmz") == Path(runtime.replace("RUN", f"{system}/run"))
+    assert places.ipc_dir("t") == Path(ipc.replace("RUN", f"{system}/run"))
 
 
 @pytest.mark.parametrize(
     ("user", "environment", "state"),
     [
-        (0, {}, "/var/lib/ztunnel/t.dmz"),
-        (0, {"XDG_STATE_HOME": "/home/state"}, "/var/lib/ztunnel/t.dmz"),
+        (0, {}, "STATE/t.dmz"),
+        (0, {"XDG_STATE_HOME": "/home/state"}, "STATE/t.dmz"),
         (7, {"XDG_STATE_HOME": "/home/state"}, "/home/state/ztunnel/t.dmz"),
         (7, {"HOME": "/home/ann"}, "/home/ann/.local/state/ztunnel/t.dmz"),
         (0, {"ZTUNNEL_STATE_DIR": "/a"}, "/a/t.dmz"),
     ],
 )
-def test_state(monkeypatch: pytest.MonkeyPatch, user: int, environment: dict[str, str], state: str) -> None:
+def test_state(
+    monkeypatch: pytest.MonkeyPatch, system: Path, user: int, environment: dict[str, str], state: str
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: user)
     for name, text in environment.items():
         monkeypatch.setenv(name, text)
-    assert places.state_dir("t", "dmz") == Path(state)
+    assert places.state_dir("t", "dmz") == Path(state.replace("STATE", f"{system}/state"))
 
 
 def test_a_relative_folder_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZTUNNEL_RUNTIME_DIR", "run")
     assert places.runtime_root() == tmp_path / "run"
+
+
+def test_the_services_user_uses_the_services_folders(monkeypatch: pytest.MonkeyPatch, system: Path) -> None:
+    (system / "run/ztunnel").mkdir(parents=True)
+    (system / "run/ztunnel-ipc").mkdir()
+    (system / "state").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path.is_dir())
+    monkeypatch.setattr(os, "geteuid", lambda: 7)
+    assert places.runtime_root() == system / "run/ztunnel"
+    assert places.ipc_dir("t") == system / "run/ztunnel-ipc/t"
+    assert places.state_dir("t", "dmz") == Path.home() / ".local/state/ztunnel/t.dmz", "it belongs to another user"
+    owner = (system / "state").stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner or 7)
+    if not owner:
+        os.chown(system / "state", 7, -1)
+    assert places.state_dir("t", "dmz") == system / "state/t.dmz"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
+    monkeypatch.setenv("XDG_STATE_HOME", "/home/state")
+    assert places.runtime_root() == Path("/run/user/7/ztunnel")
+    assert places.ipc_dir("t") == Path("/run/user/7/ztunnel-ipc/t")
+    assert places.state_dir("t", "dmz") == Path("/home/state/ztunnel/t.dmz")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to make folders of other users it must run as root")
+def test_a_folder_that_others_only_read_is_not_used(system: Path) -> None:
+    shared = system / "run/ztunnel"
+    shared.mkdir(parents=True)
+    for mode, usable in ((0o755, False), (0o1777, True)):
+        shared.chmod(mode)
+        child = os.fork()
+        if child == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            os._exit(int(places.runtime_root() == shared))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == usable
+
+
+def test_the_three_folders_as_variables_lead_to_the_same_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
+    monkeypatch.setattr(os, "geteuid", lambda: 7)
+    before = [places.runtime_dir("t", "dmz"), places.ipc_dir("t"), places.state_dir("t", "dmz")]
+    for name, text in places.roots().items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert [places.runtime_dir("t", "dmz"), places.ipc_dir("t"), places.state_dir("t", "dmz")] == before
+
+
+def test_what_is_installed(monkeypatch: pytest.MonkeyPatch, system: Path) -> None:
+    (system / "etc/deep").mkdir(parents=True)
+    (system / "link").symlink_to(system / "etc/deep")
+    monkeypatch.chdir(system / "etc")
+    for path in ("etc", "etc/keys/dmz.key", "link/keys"):
+        assert places.is_installed(system / path)
+    assert places.is_installed(Path("keys"))
+    for path in ("etcetera", "etc/../x", "."):
+        assert not places.is_installed(system / path)
+    assert not places.has_unit()
+    (system / "unit").touch()
+    assert places.has_unit()
+
+
+def test_whom_secrets_are_given_to(monkeypatch: pytest.MonkeyPatch, system: Path) -> None:
+    ours = places.user_name(os.geteuid())
+    monkeypatch.setattr(places, "SERVICE_USER", ours)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    account = places.service_account(system / "etc/keys/dmz.key")
+    assert account is not None
+    assert account.pw_name == ours
+    assert places.service_account(system / "elsewhere") is None
+    monkeypatch.setattr(os, "geteuid", lambda: 7)
+    assert places.service_account(system / "etc") is None
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(places, "SERVICE_USER", "nobody-at-all")
+    assert places.service_account(system / "etc") is None
+    assert places.user_name(4_000_000_000) == "uid 4000000000"

@@ -1,8 +1,8 @@
 """CURVE keys in files: zmq certificates (as czmq and `zmq.auth` write them), read and written.
 
-SIDE.key holds the public half, SIDE.key_secret both halves; the secret's file is 0600 from its first moment, and one
-that others may read is refused. A key is 40 characters of Z85 (rfc.zeromq.org/spec/32). Knows files and keys, nothing
-of tables. No message, log or repr ever holds a secret.
+SIDE.key holds the public half, SIDE.key_secret both halves; the secret's file is 0600 from its first moment (below
+/etc/ztunnel it is the service's user's, see files.py), and one that others may read is refused. A key is 40 characters
+of Z85 (rfc.zeromq.org/spec/32). Knows files and keys, nothing of tables. No message, log or repr ever holds a secret.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ import zmq
 from zmq.utils import z85
 
 from tunnel.errors import KeyFileError
+from tunnel.files import PUBLIC, SECRET, create, make_folder
 from tunnel.limits import KEY_FILE_BYTES
+from tunnel.places import SERVICE_USER, is_installed, user_name
 
 _Z85: Final = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}", re.ASCII)
 _LINE: Final = re.compile(r"""\s*(public-key|secret-key)\s*=\s*(["']?)(\S*?)\2\s*""", re.ASCII)
 _TOO_OPEN: Final = stat.S_IRWXG | stat.S_IRWXO
 
 _PUBLIC_TEXT: Final = """\
-#   ZeroMQ CURVE Public Certificate, made by ztunnel keygen on {day}
+#   ZeroMQ CURVE Public Certificate, written by ztunnel on {day}
 #   This half may be seen by everybody. Copy it to the other boxes of the table.
 
 metadata
@@ -36,7 +38,7 @@ curve
     public-key = "{public}"
 """
 _SECRET_TEXT: Final = """\
-#   ZeroMQ CURVE **Secret** Certificate, made by ztunnel keygen on {day}
+#   ZeroMQ CURVE **Secret** Certificate, written by ztunnel on {day}
 #   DO NOT PROVIDE THIS FILE TO OTHER USERS nor change its permissions. It never leaves this box.
 
 metadata
@@ -134,21 +136,50 @@ def public_of(secret: Secret, origin: str) -> str:
 
 def write_pair(folder: Path, side: str) -> tuple[Path, Path]:
     """Make a new pair: FOLDER/SIDE.key and FOLDER/SIDE.key_secret (0600). Overwrites nothing. Raises KeyFileError."""
-    public_path, secret_path = folder / f"{side}.key", folder / f"{side}.key_secret"
+    public_path, secret_path = pair_paths(folder, side)
     for path in (secret_path, public_path):
-        if path.exists() or path.is_symlink():
-            raise KeyFileError(
-                f"{path} exists already and is not overwritten; move it away, or name another folder (-o)."
-            )
+        if os.path.lexists(path):
+            raise KeyFileError(f"{path} exists already and is not overwritten; move it away, or name another folder.")
     public, secret = (key.decode() for key in zmq.curve_keypair())
-    words = {"day": datetime.now(UTC).date().isoformat(), "name": side, "public": public}
+    _write(secret_path, _SECRET_TEXT, side, public, secret)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _create(secret_path, _SECRET_TEXT.format(**words, secret=secret), 0o600)
-        _create(public_path, _PUBLIC_TEXT.format(**words), 0o644)
-    except OSError as error:
-        raise KeyFileError(f"cannot write keys to {folder}: {error.strerror}.") from None
+        _write(public_path, _PUBLIC_TEXT, side, public)
+    except KeyFileError:
+        secret_path.unlink()
+        raise
     return public_path, secret_path
+
+
+def write_public(folder: Path, side: str, public: str) -> Path:
+    """Write FOLDER/SIDE.key for a key that is known already. Overwrites nothing. Raises KeyFileError."""
+    path, _ = pair_paths(folder, side)
+    _write(path, _PUBLIC_TEXT, side, public)
+    return path
+
+
+def find_pair(folder: Path, side: str) -> KeyPair | None:
+    """The pair that lies in the folder; None: neither half does. Of the public half nothing is needed but that it
+    belongs to the secret one, where it is there. Raises KeyFileError."""
+    public_path, secret_path = pair_paths(folder, side)
+    if os.path.lexists(secret_path):
+        pair = read_pair(secret_path)
+        if os.path.lexists(public_path) and read_public(public_path) != pair.public:
+            raise KeyFileError(
+                f"{public_path} is not the public half of {secret_path}; move away the one that does not belong here."
+            )
+        return pair
+    if os.path.lexists(public_path):
+        raise KeyFileError(
+            f"{public_path} is here without its secret half, so this is not the box of {side}: "
+            "say another --side, or move that file away to make new keys here."
+        )
+    return None
+
+
+def pair_paths(folder: Path, side: str) -> tuple[Path, Path]:
+    """Where the two halves of a side are: public, secret."""
+    public = folder / f"{side}.key"
+    return public, secret_beside(public)
 
 
 def secret_beside(public_path: Path) -> Path:
@@ -156,12 +187,13 @@ def secret_beside(public_path: Path) -> Path:
     return public_path.with_name(public_path.name + "_secret")
 
 
-def _create(path: Path, text: str, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def _write(path: Path, text: str, side: str, public: str, secret: str = "") -> None:
+    words = {"day": datetime.now(UTC).date().isoformat(), "name": side, "public": public}
+    try:
+        make_folder(path.parent, for_keys=True)
+        create(path, text.format(**words, secret=secret), SECRET if secret else PUBLIC)
+    except OSError as error:
+        raise KeyFileError(f"cannot write keys to {path.parent}: {error.strerror}.") from None
 
 
 def _read(path: Path) -> str:
@@ -180,7 +212,19 @@ def _read(path: Path) -> str:
 def _cannot_read(path: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return f"the key file {path} is not there; make it with ztunnel keygen, or copy it from the box that has it."
+    if isinstance(error, PermissionError):
+        return f"the key file {path} cannot be read by {user_name(os.geteuid())}, who runs this: {_remedy(path)}."
     return f"the key file {path} cannot be read: {(error.strerror or 'unknown reason').lower()}."
+
+
+def _remedy(path: Path) -> str:
+    """For a file that this user may not read."""
+    runs, named = user_name(os.geteuid()), shlex.quote(str(path))
+    if not is_installed(path):
+        return f"run it as the user whose file it is, or: chown {runs} {named}"
+    if runs == SERVICE_USER:
+        return f"run: chown {SERVICE_USER} {named}"
+    return f"run it as root; the service itself must be able to read it, by: chown {SERVICE_USER} {named}"
 
 
 def _fields(origin: Path | str, text: str) -> dict[str, str]:

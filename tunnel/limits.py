@@ -295,6 +295,10 @@ IPC_PATH_BYTES: Final = 107
 """Length of a unix socket's path on Linux (sun_path, unix(7), less the final zero)."""
 
 # --- control ---------------------------------------------------------------------------------------------------------
+RECORD_BYTES: Final = 16 * KIB
+"""`running.json`, which root reads in folders of other users."""
+PID_MOST: Final = 1 << 22
+"""Linux's largest (PID_MAX_LIMIT, proc(5))."""
 CONTROL_REQUEST_BYTES: Final = 64 * KIB
 CONTROL_REPLY_BYTES: Final = 16 * MIB
 CONTROL_CLIENTS: Final = 32

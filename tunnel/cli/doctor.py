@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,8 +28,8 @@ _OLDEST_CLOCK: Final = 1_735_689_600
 
 def examine(table: str | None, side: str | None) -> list[Finding]:
     """Every finding about this machine, and about a table's side when there is one."""
+    plan, finding = _read(table, side)  # first, as it may become the side's user
     findings = [check() for check in MACHINE]
-    plan, finding = _read(table, side)
     if finding:
         findings.append(finding)
     if plan is not None:
@@ -105,17 +106,20 @@ MACHINE: Final[tuple[Callable[[], Finding], ...]] = (_versions, _libzmq, _pump, 
 
 
 def _read(table: str | None, side: str | None) -> tuple[Plan | None, Finding | None]:
-    from tunnel.cli.pick import table_file
+    from tunnel.cli.pick import other_users_side, table_file
     from tunnel.config import read_plan
 
+    other = other_users_side(table, side)  # what it would meet is then seen with that user's eyes
     try:
-        file = table_file(table)
+        file = table_file(table) if other is None else other.table
     except ZtunnelError as error:
         if table is None:
             return None, None
         return None, Finding("bad", "table", str(error), "name the table's file")
     try:
-        plan = read_plan(file, side)
+        plan = read_plan(file, side if other is None else other.side)
+        if other is None:
+            other_users_side(str(file), plan.side)
     except ZtunnelError as error:
         return None, Finding("bad", "table", str(error), f"`ztunnel check {file}` tells it line by line")
     return plan, Finding("ok", "table", f"{file}, side {plan.side}")
@@ -124,6 +128,7 @@ def _read(table: str | None, side: str | None) -> tuple[Plan | None, Finding | N
 def _folder(folder: Path) -> Finding:
     """Could `up` use it? Looked at without making anything."""
     from tunnel.limits import IPC_PATH_BYTES
+    from tunnel.places import user_name
 
     there = next(p for p in (folder, *folder.parents) if p.exists())
     found = there.stat()
@@ -135,13 +140,21 @@ def _folder(folder: Path) -> Finding:
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return Finding("bad", "runtime folder", f"{there} may not be written", elsewhere)
     if there == folder and found.st_uid not in (os.geteuid(), 0):
-        return Finding("bad", "runtime folder", f"{folder} belongs to uid {found.st_uid}", elsewhere)
+        return Finding("bad", "runtime folder", f"{folder} belongs to {user_name(found.st_uid)}", elsewhere)
     return Finding("ok", "runtime folder", str(folder))
 
 
 def _key_files(plan: Plan) -> Iterator[Finding]:
     """`read_plan` refuses a key that others may read; what is left is the folder around it."""
+    from tunnel.places import service_account
+
     beside = (*plan.table.parent.glob("*.key_secret"), *plan.table.parent.glob("*/*.key_secret"))
+    for file in beside:
+        account = service_account(file)
+        if account and file.stat().st_uid != account.pw_uid:
+            found = f"the service runs as {account.pw_name} and cannot read {file}"
+            yield Finding("warn", "keys", found, f"chown {account.pw_name} {shlex.quote(str(file))}")
+            return
     for folder in {file.parent for file in beside}:
         if folder.stat().st_mode & 0o022:
             yield Finding("bad", "keys", f"others may write to {folder}", f"chmod go-w {folder}")

@@ -59,8 +59,10 @@ def _listens(bridge: BridgePlan) -> bool:
     from tunnel.control import ask
 
     try:
+        if bridge.runtime_dir.stat().st_uid != os.geteuid():
+            return False
         return bool(ask(bridge.runtime_dir / bridge.control, "status", _PATIENCE_S)["state"] == "listening")
-    except ZtunnelError:
+    except (ZtunnelError, OSError):
         return False
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tunnel.cli.pick import JsonOption, SideOption, TableArgument, TableOption, running_side
+
+if TYPE_CHECKING:
+    from tunnel.supervise.places import Running
 
 
 def register(app: typer.Typer) -> None:
@@ -40,19 +44,19 @@ def status(
 
 
 def ls(as_json: JsonOption = False) -> None:
-    """Every table that runs here for this user."""
+    """Every table that runs here for this user; for root, those of all users."""
     from tunnel.cli.show import duration, print_json, print_rows
     from tunnel.errors import NotRunningError
+    from tunnel.places import user_name
     from tunnel.supervise.places import find_all
-    from tunnel.supervise.status import read
 
     found: list[dict[str, Any]] = []
+    me = os.geteuid()
     for running in find_all():
         try:
-            now = read(running)
+            state = _state(running) if running.owner == me else "running"  # root asks no process of another user
         except NotRunningError:  # it ended a moment ago
             continue
-        state = "degraded" if now["degraded"] else "ready"
         found.append(
             {
                 "table": running.name,
@@ -61,15 +65,27 @@ def ls(as_json: JsonOption = False) -> None:
                 "pid": running.pid,
                 "uptime_s": round(max(time.time() - running.started, 0.0), 1),
                 "file": str(running.table),
+                "user": user_name(running.owner),
             }
         )
     if as_json:
         print_json(found)
     elif found:
-        rows = [(f["table"], f["side"], f["state"], f["pid"], duration(f["uptime_s"]), f["file"]) for f in found]
-        print_rows(("TABLE", "SIDE", "STATE", "PID", "UPTIME", "FILE"), rows)
+        users = {f["user"] for f in found} != {user_name(me)}
+        head = ("TABLE", "SIDE", "STATE", "PID", "UPTIME", "FILE", *(["USER"] if users else []))
+        rows: list[tuple[Any, ...]] = [
+            (f["table"], f["side"], f["state"], f["pid"], duration(f["uptime_s"]), f["file"], f["user"])[: len(head)]
+            for f in found
+        ]
+        print_rows(head, rows)
     else:
         typer.echo("no table is running here for this user.")
+
+
+def _state(running: Running) -> str:
+    from tunnel.supervise.status import read
+
+    return "degraded" if read(running)["degraded"] else "ready"
 
 
 def logs(

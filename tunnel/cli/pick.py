@@ -5,18 +5,38 @@ TABLE is a file or a name; left out, it is the only one running here, else ./ztu
 
 from __future__ import annotations
 
+import importlib
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from tunnel.errors import UsageError
+from tunnel.errors import UsageError, ZtunnelError
+from tunnel.places import INSTALLED
 
 if TYPE_CHECKING:
     from tunnel.supervise.places import Running
 
-INSTALLED: Final = Path("/etc/ztunnel")
-"""Where the systemd unit `ztunnel@NAME` finds NAME.yaml."""
+_NEEDED: Final = (
+    "asyncio",
+    "cryptography.x509",
+    "encodings.idna",
+    "encodings.utf_8_sig",
+    "rich.live",
+    "tunnel.cli.doctor",
+    "tunnel.cli.show",
+    "tunnel.cli.steps",
+    "tunnel.config",
+    "tunnel.local.words",
+    "tunnel.resolve",
+    "tunnel.supervise.logs",
+    "tunnel.supervise.reload",
+    "tunnel.supervise.stages",
+    "tunnel.supervise.up",
+)
+"""What commands on a running side import late."""
 
 TableArgument = Annotated[
     str | None,
@@ -41,7 +61,7 @@ def table_file(table: str | None) -> Path:
     """The file that TABLE means, absolute. UsageError: there is none, or several could be meant."""
     from tunnel.supervise.places import find_all
 
-    running = find_all()
+    running = [side for side in find_all() if side.owner == os.geteuid()]  # root takes no file that others name
     if table is None:
         tables = sorted({r.table for r in running})
         if len(tables) == 1:
@@ -62,7 +82,27 @@ def table_file(table: str | None) -> Path:
 
 
 def running_side(table: str | None, side: str | None, *, dead_too: bool = False) -> Running:
-    """The running side that is meant. NotRunningError: none; UsageError: several."""
+    """The running side that is meant. NotRunningError: none; UsageError: several.
+
+    Where root means a side of another user, this process is that user from here on (docs/security.md).
+    """
+    from tunnel.supervise.places import act_for, find
+
+    running = find(table, side, dead_too=dead_too)
+    if running.owner != os.geteuid():
+        for module in _NEEDED:  # that user may be unable to read the files of a ztunnel that only root has
+            with suppress(ImportError):  # told by the command that needs it
+                importlib.import_module(module)
+    act_for(running)
+    return running
+
+
+def other_users_side(table: str | None, side: str | None) -> Running | None:
+    """For a command that may also mean what does not run: as `running_side`, where root means another user's."""
     from tunnel.supervise.places import find
 
-    return find(table, side, dead_too=dead_too)
+    try:
+        found = find(table, side)
+    except ZtunnelError:
+        return None
+    return running_side(table, side) if found.owner != os.geteuid() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from enum import StrEnum
 from typing import Annotated
@@ -71,13 +72,13 @@ def down(table: TableArgument = None, side: SideOption = None) -> None:
     from tunnel.supervise.daemon import Supervisor
     from tunnel.supervise.places import wait_until_gone
 
+    by_root = os.geteuid() == 0
     running = running_side(table, side)
+    by_root = by_root and running.owner != 0  # a pid in a record of another user is no advice for root
     Supervisor(running).shut_down()
     if not wait_until_gone(running, DOWN_S):
-        raise LocalError(
-            f"{running} did not end within {DOWN_S:g} s: `kill -9 {running.pid}` ends its supervisor at once, "
-            "and its processes are then told to stop."
-        )
+        how = "" if by_root else f": `kill -9 {running.pid}` ends its supervisor at once, its processes then stop"
+        raise LocalError(f"{running} did not end within {DOWN_S:g} s{how}.")
     typer.echo(f"stopped: {running.name} side {running.side}")
 
 

@@ -51,10 +51,18 @@ routes:                                  # messages enter at `from` and leave at
 """
 
 
-def sides_for(side: str | None) -> tuple[str, str]:
-    """The two sides of the new table: who listens, who dials. A side that is not `dmz` is the one inside."""
-    return "dmz", side if side not in (None, "dmz") and side is not None else "plant"
+def sides_for(side: str | None, other: str | None = None) -> tuple[str, str]:
+    """The two sides of the new table: who listens, who dials. Whichever of the two asks, the answer is the same.
+
+    `dmz` listens where it is one of them, else the first by the alphabet. The other is `dmz`, or else `plant`, where
+    it is not told.
+    """
+    side = side or "dmz"
+    other = other or ("plant" if side == "dmz" else "dmz")
+    first, second = sorted((side, other), key=lambda one: (one != "dmz", one))
+    return first, second
 
 
-def table_text(listener: str, dialler: str) -> str:
-    return _TEXT.format(name="ztunnel", listener=listener, dialler=dialler)
+def table_text(listener: str, dialler: str, name: str = "ztunnel") -> str:
+    plain = name[0].isalpha() and name not in ("true", "null")  # else YAML takes it for something else
+    return _TEXT.format(name=name if plain else f"'{name}'", listener=listener, dialler=dialler)

@@ -231,8 +231,15 @@ class Supervisor:
         except NotRunningError:
             if not self.running.alive:
                 return
-            with suppress(ProcessLookupError):
+            try:
                 os.kill(self.running.pid, signal.SIGTERM)
+            except ProcessLookupError:
+                return
+            except PermissionError:
+                raise LocalError(
+                    f"{self.running} does not answer, and pid {self.running.pid}, which its record names as its "
+                    "supervisor, is another user's process: that one is left alone."
+                ) from None
 
     def restart(self, name: str) -> None:
         """Stop one process in order, then start it. UsageError: there is none of this name."""

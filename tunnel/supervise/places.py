@@ -3,31 +3,42 @@
 One private folder (0700) a running side, `NAME.SIDE` under the runtime root: control sockets, supervisord's files,
 logs, and two files of ours: `running.json` (what was started) and `lock`. supervisord holds the lock from its first to
 its last moment, by the kernel's doing, so "is it running?" needs no pid that might be another process's by now.
+
+Root looks after the sides of all users, and trusts none of their files: it reads a record as what a stranger wrote, and
+becomes the side's user (`act_for`) before it looks at anything else there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import pwd
+import shlex
 import stat
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tunnel.errors import LocalError, NotRunningError, UsageError
-from tunnel.limits import IPC_PATH_BYTES
-from tunnel.places import runtime_root
+from tunnel.limits import IPC_PATH_BYTES, PID_MOST, RECORD_BYTES
+from tunnel.places import roots, runtime_root, user_name
 
 LOGS: Final = "log"
 DEVICE_SOCKET: Final = "device.sock"
 SUPERVISOR_SOCKET: Final = "supervisor.sock"
 _RECORD: Final = "running.json"
 _LOCK: Final = "lock"
+_UNTOLD: Final = ("folder", "owner")
+"""Known from where a record lies, so not written in it."""
 _LONGEST: Final = f"{SUPERVISOR_SOCKET}.{2**22}"
 """supervisord binds its socket under a name with its pid, then renames it."""
+_LATEST: Final = 1e12
+"""Seconds of the wall clock; more is no time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +53,17 @@ class Running:
     """supervisord's."""
     started: float
     """Wall clock, for people."""
+    roots: dict[str, str] = field(default_factory=roots)
+    """ZTUNNEL_... variables that lead to its folders, whatever the environment of a later command is."""
+    owner: int = field(default_factory=os.geteuid)
+    """The uid of the user whose folder it is; never read from the record."""
 
     def __str__(self) -> str:
         return f"{self.name} (side {self.side}, {self.table})"
 
     @property
     def alive(self) -> bool:
-        return _held(self.folder / _LOCK)
+        return _held(self.folder, self.owner)
 
 
 def prepare(folder: Path) -> None:
@@ -61,8 +76,8 @@ def prepare(folder: Path) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o755 if os.geteuid() == 0 else 0o700)
         folder.mkdir(exist_ok=True, mode=0o700)
-        for part in (folder.parent, folder):
-            _must_be_ours(part)
+        _must_be_ours(folder.parent, or_roots=True)
+        _must_be_ours(folder)
         folder.chmod(0o700)
         (folder / LOGS).mkdir(exist_ok=True, mode=0o700)
     except OSError as error:
@@ -99,7 +114,7 @@ def claim(folder: Path, table: Path) -> int:
 
 def write_record(running: Running) -> None:
     """Write down what runs in a folder that we hold the lock of."""
-    fields = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(running).items() if k != "folder"}
+    fields = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(running).items() if k not in _UNTOLD}
     write_atomically(running.folder / _RECORD, json.dumps(fields))
 
 
@@ -109,22 +124,24 @@ def forget_record(folder: Path) -> None:
 
 
 def read_record(folder: Path) -> Running | None:
-    """What was last started in this folder, alive or not."""
+    """What was last started in this folder, alive or not; None where no sane record is there."""
     try:
-        fields = json.loads((folder / _RECORD).read_text())
-        fields["table"] = Path(fields["table"])
-        return Running(folder=folder, **fields)
-    except (OSError, ValueError, TypeError, KeyError):
+        with _opened(folder, _RECORD) as (descriptor, owner):
+            text = os.read(descriptor, RECORD_BYTES + 1)
+        return None if len(text) > RECORD_BYTES else _sane(folder, owner, json.loads(text))
+    except (OSError, ValueError, RecursionError):
         return None
 
 
 def find_all(root: Path | None = None, *, dead_too: bool = False) -> list[Running]:
-    """Every side that runs here for this user, by name; with `dead_too`, those that ran here last as well."""
+    """Every side that runs here for this user (for root: for anybody), by name; with `dead_too`, those that ran here
+    last as well."""
     try:
         folders = sorted((root or runtime_root()).iterdir())
     except OSError:
         return []
-    found = [record for folder in folders if (record := read_record(folder))]
+    me = os.geteuid()
+    found = [record for folder in folders if (record := read_record(folder)) and me in (0, record.owner)]
     return [record for record in found if dead_too or record.alive]
 
 
@@ -152,6 +169,17 @@ def find(table: str | None, side: str | None = None, *, dead_too: bool = False) 
     raise UsageError(f"several tables run here: name one of them ({names}).")
 
 
+def act_for(running: Running) -> None:
+    """From here on this process is the user whose side that is, and finds the folders that the side uses.
+
+    For root, before it reads what that user wrote: a pid or a socket there then leads to nothing that this user could
+    not reach without us. There is no way back. LocalError: that user has no account.
+    """
+    if running.owner != os.geteuid():
+        _become(running.owner)
+    os.environ.update(running.roots)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Whoever reads `path` sees the old text or the new one, never half of it."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -175,28 +203,101 @@ def _means(running: Running, table: str) -> bool:
     return table == running.name
 
 
-def _held(lock: Path) -> bool:
+def _become(uid: int) -> None:
     try:
-        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+        account = pwd.getpwuid(uid)
+    except KeyError:
+        raise LocalError(
+            f"that side runs as uid {uid}, who has no account on this machine, so root does not look after it: "
+            "give it one, or end its processes with kill."
+        ) from None
+    os.initgroups(account.pw_name, account.pw_gid)
+    os.setgid(account.pw_gid)
+    os.setuid(uid)
+    os.environ.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name)
+    for variable in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME"):
+        os.environ.pop(variable, None)  # root's
+
+
+@contextlib.contextmanager
+def _opened(folder: Path, name: str) -> Iterator[tuple[int, int]]:
+    """A file in a runtime folder, for reading, and the folder's owner. OSError: it is not a plain file of that owner.
+
+    The folder may be anybody's: no link is followed, and a pipe is not waited for.
+    """
+    inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        owner = os.fstat(inside).st_uid
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=inside)
+    finally:
+        os.close(inside)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != owner:
+            raise OSError(errno.EPERM, f"{folder / name} is not a plain file of the folder's owner")
+        yield descriptor, owner
+    finally:
+        os.close(descriptor)
+
+
+def _sane(folder: Path, owner: int, fields: Any) -> Running | None:
+    """A record as `write_record` writes it, for this very folder."""
+    match fields:
+        case {
+            "name": str(name),
+            "side": str(side),
+            "table": str(table),
+            "pid": int(pid),
+            "started": int() | float() as started,
+            "roots": dict(said),
+        }:
+            told = {key: value for key in roots() if isinstance(value := said.get(key), str)}
+            sane = (
+                folder.name == f"{name}.{side}"
+                and 1 < pid <= PID_MOST
+                and 0 <= started <= _LATEST
+                and all(map(os.path.isabs, (table, *told.values())))
+            )
+            if sane and (owner == os.geteuid() or "".join((name, side, table, *told.values())).isprintable()):
+                return Running(folder, name, side, Path(table), pid, started, told, owner)
+    return None
+
+
+def _held(folder: Path, owner: int) -> bool:
+    try:
+        with _opened(folder, _LOCK) as (descriptor, found):
+            if found != owner:
+                return False
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+            return False
     except OSError:
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
-    return False
 
 
-def _must_be_ours(folder: Path) -> None:
+def _must_be_ours(folder: Path, *, or_roots: bool = False) -> None:
     """Nobody else may own a folder that we put sockets into: in /tmp anybody could have made it first."""
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode):
         raise LocalError(f"{folder} is not a folder: remove it, or set ZTUNNEL_RUNTIME_DIR.")
-    if found.st_uid not in (os.geteuid(), 0):
-        raise LocalError(
-            f"the runtime folder {folder} belongs to another user (uid {found.st_uid}): "
-            "run ztunnel as that user, or set ZTUNNEL_RUNTIME_DIR."
-        )
+    if found.st_uid == os.geteuid() or (or_roots and found.st_uid == 0):
+        return
+    owner, remedy = user_name(found.st_uid), "run ztunnel as that user, or set ZTUNNEL_RUNTIME_DIR"
+    running = None if or_roots else read_record(folder)
+    if running is not None and running.alive:
+        end = _stopping(running)
+        raise LocalError(f"{running} is run by the user {owner} already: `{end}` ends it, as root or as {owner}.")
+    if os.geteuid() == 0 and not or_roots:
+        remedy += f"; nothing runs there, and `rm -r {shlex.quote(str(folder))}` makes room for root"
+    raise LocalError(f"the runtime folder {folder} belongs to another user, {owner}: {remedy}.")
+
+
+def _stopping(running: Running) -> str:
+    """The command that ends it: systemd's, where its supervisor is in the cgroup of our unit."""
+    process, unit = Path("/proc") / str(running.pid), f"ztunnel@{running.name}.service"
+    with contextlib.suppress(OSError):
+        if process.stat().st_uid == running.owner and f"/{unit}" in (process / "cgroup").read_text():
+            return f"systemctl stop {unit.removesuffix('.service')}"
+    return f"ztunnel down {running.name} --as {running.side}"
