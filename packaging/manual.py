@@ -50,6 +50,9 @@ _END = """\
 ZTUNNEL_LOG
 : the lowest level that is logged: debug, info (the default), warn, error
 
+ZTUNNEL_SIDE
+: what `--as` says, where it is left out
+
 ZTUNNEL_RUNTIME_DIR, ZTUNNEL_STATE_DIR, ZTUNNEL_IPC_DIR
 : where a side's control sockets and logs, its spools, and the `ipc://` sockets of applications lie
 

@@ -28,7 +28,17 @@ from tests.waiting import until
 ROOT: Final = Path(__file__).resolve().parents[2]
 BUILD: Final = ROOT / "build" / "appliance"
 SUITE: Final = "bookworm"
-PACKAGES: Final = ("systemd", "systemd-sysv", "dbus", "python3", "iproute2", "libstdc++6", "openssh-client", "man-db")
+PACKAGES: Final = (
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "python3",
+    "procps",
+    "iproute2",
+    "libstdc++6",
+    "openssh-client",
+    "man-db",
+)
 """What a box has before the package comes: any Debian's, and what the package needs, for no box reaches a mirror."""
 NEEDED: Final = ("systemd-nspawn", "debootstrap", "ip", "nsenter", "unshare")
 INNER_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

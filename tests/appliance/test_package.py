@@ -55,9 +55,10 @@ PYTHON = "/usr/lib/ztunnel/bin/python3 -I -c"
 PUSH = """
 import sys, zmq
 socket = zmq.Context().socket(zmq.PUSH)
+socket.immediate = 1
 socket.connect("ipc:///run/ztunnel-ipc/dmz/tasks.ipc")
 poller = zmq.Poller(); poller.register(socket, zmq.POLLOUT)
-if not poller.poll(3000): sys.exit("nobody lets this user in")
+if not poller.poll(3000): sys.exit("this user is not let in")
 socket.send(b"by a file")
 """
 PULL = """
@@ -120,7 +121,8 @@ def manuals_and_completions(box: Box) -> None:
         '$(complete -p ztunnel | grep -o "_[a-z_]*" | head -n1) ztunnel sta ztunnel; echo ${COMPREPLY[@]}\''
     )
     assert told.strip() == "status"
-    assert "ztunnel" in box.run("head -n 1 /usr/share/zsh/vendor-completions/_ztunnel")
+    # zsh looks at the first line only
+    assert box.run("head -n 1 /usr/share/zsh/vendor-completions/_ztunnel").strip() == "#compdef ztunnel"
 
 
 def a_broken_table_says_where(box: Box) -> None:
@@ -140,17 +142,18 @@ def a_broken_table_says_where(box: Box) -> None:
 
 def tables_run_as_units(box: Box) -> None:
     """Two sides on this one machine: one with its key in a file, one with a credential of systemd's."""
-    box.run("groupadd operators; usermod -aG operators ztunnel; useradd -G operators operator; useradd stranger")
+    box.run("groupadd operators; usermod -aG operators ztunnel; useradd -G operators weigher; useradd stranger")
     box.run("cd /etc/ztunnel && ztunnel keygen dmz -o keys && ztunnel keygen plant -o keys")
     box.run("mkdir -p -m 700 /etc/credstore && mv /etc/ztunnel/keys/plant.key_secret /etc/credstore/ztunnel.plant")
     put(box, "dmz", TABLE.format(name="dmz", secret=""))
     put(box, "plant", TABLE.format(name="plant", secret="\n    secret:\n      credential: ztunnel.plant"))
+    (box.tree / "etc/ztunnel/plant.env").write_text("ZTUNNEL_SIDE=plant\n")  # this box holds both secrets
     box.run("systemctl enable --now ztunnel@dmz ztunnel@plant", timeout_s=60)
     # ready: every local socket is open
     for port in (944, 557, 558, 401):
         assert f"127.0.0.1:{port} " in box.run("ss -tlnH")
     until(lambda: "2 of 2 routes ready" in box.run("systemctl status ztunnel@dmz"), 30, "the status line")
-    assert "link" in box.run("ztunnel status dmz")  # root's, without any variable set
+    assert "dmz side dmz: ready" in box.run("ztunnel status dmz")  # root's, without any variable set
     assert box.run("ztunnel wait tasks --for link -t plant") == ""
     box.run("systemctl reload ztunnel@dmz")
     owners = set(box.run("ps -o user= -C python3").split())
@@ -167,8 +170,8 @@ def hardened(box: Box) -> None:
 def messages_cross(box: Box) -> None:
     put_script(box, PUSH=PUSH, PULL=PULL, SCALE=SCALE)
     refused = box.run(f'runuser -u stranger -- {PYTHON} "$(cat /root/PUSH)"', check=False)
-    assert "nobody lets this user in" in refused
-    assert box.run(f'runuser -u operator -- {PYTHON} "$(cat /root/PUSH)"') == ""
+    assert "this user is not let in" in refused
+    assert box.run(f'runuser -u weigher -- {PYTHON} "$(cat /root/PUSH)"') == ""
     assert box.run(f'{PYTHON} "$(cat /root/PULL)" tcp://127.0.0.1:557').strip() == "by a file"
     weighing = subprocess.Popen([*box.inside, f'timeout 30 {PYTHON} "$(cat /root/SCALE)"'])
     try:

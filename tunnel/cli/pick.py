@@ -52,7 +52,14 @@ TableOption = Annotated[
 ]
 SideOption = Annotated[
     str | None,
-    typer.Option("--as", metavar="SIDE", help="Which side, where this machine holds several.", show_default=False),
+    typer.Option(
+        "--as",
+        metavar="SIDE",
+        envvar="ZTUNNEL_SIDE",
+        help="Which side, where this machine holds several.",
+        show_default=False,
+        show_envvar=False,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
