@@ -1,7 +1,7 @@
 """A pytest plugin: `--outcome FILE` writes what became of each test, one a line, for scripts/test.
 
-Lines are `passed ID`, `failed ID` (in its set-up and clean-up too), `skipped ID`; and `cut-short WHY` where the run does
-not speak for the suite: it ended early, a module was not collected, or a process died under a test.
+Lines are `passed ID`, `failed ID` (in its set-up and clean-up too), `skipped ID`; and `cut-short WHY` where the run
+does not speak for the suite: it ended early, a module was not collected, or a process died under a test.
 """
 
 from __future__ import annotations
