@@ -229,13 +229,13 @@ class Suite:
             '[tool.pytest.ini_options]\nmarkers = ["serial: alone"]\naddopts = "-q"\n'
         )
 
-    def run(self, parallel: str, serial: str | None = None) -> subprocess.CompletedProcess[str]:
+    def run(self, parallel: str, serial: str | None = None, *arguments: str) -> subprocess.CompletedProcess[str]:
         text = f"import pytest\n\ndef test_parallel():\n    {parallel}\n"
         if serial:
             text += f"\n@pytest.mark.serial\ndef test_serial():\n    {serial}\n"
         (self.folder / "tests" / "test_it.py").write_text(text)
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")} | {"ZTUNNEL_VENV": sys.prefix}
-        command = ["scripts/test"]
+        command = ["scripts/test", *arguments]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=100)
 
 
@@ -254,6 +254,41 @@ def test_a_suite_without_timing_sensitive_tests_is_fine(suite: Suite) -> None:
     assert suite.run("pass").returncode == 0
 
 
-@pytest.mark.parametrize(("parallel", "serial"), [("assert False", "pass"), ("pass", "assert False")])
-def test_a_failure_in_either_run_is_a_failure(suite: Suite, parallel: str, serial: str) -> None:
-    assert suite.run(parallel, serial).returncode != 0
+@pytest.mark.parametrize(
+    ("parallel", "serial", "which"),
+    [("assert False", "pass", "parallel"), ("pass", "assert False", "serial")],
+    ids=["in parallel", "timing-sensitive"],
+)
+def test_what_fails_twice_is_a_failure(suite: Suite, parallel: str, serial: str, which: str) -> None:
+    result = suite.run(parallel, serial, "-n0")
+    assert result.returncode == 1
+    assert result.stdout.splitlines()[-2:] == [
+        f"failed twice: tests/test_it.py::test_{which}",
+        "1 passed, 1 failed, 0 skipped",
+    ]
+
+
+def test_what_passes_alone_is_named_and_no_failure(suite: Suite) -> None:
+    flaky = "from pathlib import Path; first = not Path('seen').exists(); Path('seen').touch(); assert not first"
+    result = suite.run(flaky, "pytest.skip()", "-n1")
+    assert result.returncode == 0, result.stdout
+    assert result.stdout.splitlines()[-2:] == [
+        "failed once under load, passed alone: tests/test_it.py::test_parallel",
+        "1 passed, 0 failed, 1 skipped",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("parallel", "workers"),
+    [
+        ("pass\n\n@pytest.mark.parametrize('n', range(4))\ndef test_four(n):\n    assert False", 0),
+        ("import os; os._exit(1)", 1),
+        ("pass\n\nimport missing", 0),
+    ],
+    ids=["four failed", "a process died", "a module cannot be imported"],
+)
+def test_no_second_chance(suite: Suite, parallel: str, workers: int) -> None:
+    result = suite.run(parallel, None, f"-n{workers}")
+    assert result.returncode != 0
+    assert "second chance, alone" not in result.stdout
+    assert "there were failures" in result.stderr

@@ -186,6 +186,9 @@ BYE_S: Final = 2.0
 # --- sockets ---------------------------------------------------------------------------------------------------------
 LINK_RCVHWM: Final = 64
 """Messages that wait in a link socket: batches, so already 16 MiB."""
+HUNG_UP_S: Final = 1.0
+"""After the other end hung up, libzmq gets this long to hand over the frames it has decoded: it takes microseconds and
+says when it did; where it never says so (the peer broke the protocol) the lane counts as lost after this."""
 LOCAL_HWM: Final = 256
 """High-water mark of local entry sockets: their queue is memory of ours, in messages of any size. libzmq's own default
 of 1,000 holds 1 GiB of 1 MiB messages while the route is blocked (measured: 950 MB a half; 290 MB with this)."""

@@ -20,7 +20,8 @@ from tunnel.carriers.tcp import open_port
 from tunnel.carriers.zmtp import ZmtpDialled, ZmtpListener
 from tunnel.config.plan import Allow, ListenPlan
 from tunnel.errors import LocalError
-from tunnel.limits import LINK_FRAME_BYTES, LINK_RCVHWM
+from tunnel.limits import HUNG_UP_S, LINK_FRAME_BYTES, LINK_RCVHWM
+from tunnel.monitor import MonitorEvent
 from tunnel.reactor import LINK_AFFINITY
 
 Body = Callable[[Ends], Awaitable[None]]
@@ -309,5 +310,46 @@ def test_sending_on_each_lane_after_a_loss_is_refused() -> None:
         listener.close()
         await until(lambda: len(spy.losses) == 2)
         assert [dialled.send(lane, [b"x"]) for lane in Lane] == [False, False]
+
+    over_tcp(body)
+
+
+@pytest.mark.parametrize("retried", [True, False], ids=["CONNECT_RETRIED follows", "nothing follows"])
+def test_frames_handed_over_after_disconnected_was_told_arrive_before_the_loss(retried: bool) -> None:
+    """As libzmq does it, but slowly: DISCONNECTED, the frames that it decoded last, then (or never) CONNECT_RETRIED."""
+
+    async def body(ends: Ends) -> None:
+        listener = ends.listen()
+        dialled, spy, control, _ = await ends.pair()
+        assert isinstance(dialled, ZmtpDialled)
+        lane = dialled._lanes[Lane.CONTROL]
+        told = asyncio.get_running_loop().time()
+        lane._on_event(MonitorEvent(zmq.Event.DISCONNECTED, 9, ends.address))
+        assert not dialled.send(Lane.CONTROL, [b"in vain"])
+        for number in range(3):
+            listener.send(control, [b"%d" % number])
+        await until(lambda: len(spy.received) == 3)
+        assert spy.losses == []
+        if retried:
+            lane._on_event(MonitorEvent(zmq.Event.CONNECT_RETRIED, 2**31 - 1, ends.address))
+            assert len(spy.losses) == 1
+        else:
+            await until(lambda: spy.losses)
+            assert asyncio.get_running_loop().time() - told >= 0.9 * HUNG_UP_S
+        assert [lane for lane, _ in spy.losses] == [Lane.CONTROL]
+        assert all(parts != [b"in vain"] for _, _, parts in ends.spy.received)
+
+    over_tcp(body)
+
+
+def test_a_second_try_that_libzmq_tells_of_before_any_hanging_up_is_nothing() -> None:
+    async def body(ends: Ends) -> None:
+        ends.listen()
+        dialled, spy, _, _ = await ends.pair()
+        assert isinstance(dialled, ZmtpDialled)
+        dialled._lanes[Lane.CONTROL]._on_event(MonitorEvent(zmq.Event.CONNECT_RETRIED, 1, ends.address))
+        assert dialled.send(Lane.CONTROL, [b"still here"])
+        await until(lambda: ends.spy.received[-1][2] == [b"still here"])
+        assert spy.losses == []
 
     over_tcp(body)

@@ -91,6 +91,7 @@ def answer_a_dead_half(rig: Rig, **how: Sequence[str]) -> tuple[App, App]:
     new = rig.apps.start("req", f"connect {rig.ipc('orders')}", name="new", clients=clients, started=True, most=clients)
     until(lambda: new.sent() == clients, 20, "the new clients have asked")
     rig.relay.heal()
+    until(lambda: rig.plant.link_is("up"), 20, "the new half is reached")
     settled(lambda: (new.received(), new.journal.count("W")), 2, 20)
     return new, service
 

@@ -23,6 +23,7 @@ from tunnel.limits import (
     HANDSHAKE_S,
     HEARTBEAT_S,
     HEARTBEAT_TIMEOUT_S,
+    HUNG_UP_S,
     LINK_FRAME_BYTES,
     LINK_RCVHWM,
     LISTEN_RETRY_S,
@@ -82,6 +83,7 @@ class _DialledLane:
     def __init__(
         self, reactor: Reactor, lane: Lane, endpoint: str, own: KeyPair, server: str, events: DialEvents
     ) -> None:
+        self._reactor = reactor
         self._lane = lane
         self._events = events
         self._state = "connecting"
@@ -105,14 +107,14 @@ class _DialledLane:
         return f"<{self._lane.name} {self._state}>"
 
     def send(self, parts: Sequence[Segment]) -> bool:
-        if self._closed:
+        if self._closed or self._state == "hung up":
             return False
         sent = send(self._socket, parts) == SENT
         self._watch.poke()
         return sent
 
     def way(self, shortcut: Shortcut) -> zmq.Socket[bytes] | None:
-        if self._closed:
+        if self._closed or self._state == "hung up":
             return None
         if self._shortcut is not None and self._shortcut is not shortcut:
             self._shortcut.disarm()
@@ -166,6 +168,8 @@ class _DialledLane:
                 self._reason = _no_detail(event.value)
             case zmq.Event.DISCONNECTED:
                 self._on_disconnected()
+            case zmq.Event.CONNECT_RETRIED:
+                self._hung_up()
             case zmq.Event.CLOSED:
                 self._lose(
                     "connection refused, or no way there: does the listener run, and does a firewall let us through?"
@@ -175,13 +179,23 @@ class _DialledLane:
         if self._state != "up":
             self._lose(self._reason or "what listens there does not speak 0MQ, so it is no ztunnel listener")
             return
-        # what came before the hanging up counts: the last frame may say why
+        # libzmq says so before it hands over the frames that it decoded last (measured). When it says CONNECT_RETRIED
+        # it has done that and nothing more can come; where the peer broke the protocol it does not: hence the deadline
+        self._state = "hung up"
+        self._deadline = self._reactor.call_later(HUNG_UP_S, self._on_deadline)
+
+    def _hung_up(self) -> None:
+        """Nothing more can come. What came before the hanging up counts: the last frame may say why."""
+        if self._state != "hung up":
+            return
         while not self._closed and self._take_frame():
             pass
         self._lose("the connection was closed by the other end or on the way")
 
     def _on_deadline(self) -> None:
-        if self._state == "connecting":
+        if self._state == "hung up":
+            self._hung_up()
+        elif self._state == "connecting":
             self._lose(f"no connection within {HANDSHAKE_S:g} s: does a firewall drop it?")
         else:
             self._lose(f"the listener did not finish the handshake within {HANDSHAKE_S:g} s")
