@@ -2,6 +2,7 @@
 #
 #   make demo     both halves on this machine, real 0MQ applications at both ends   (DEMO_SECONDS=10 ends it by itself)
 #   make test     the whole test suite                                             (ARGS="tests/link -k resume")
+#   make test-appliance   the package on two booted machines: reboots, power cuts, an upgrade under traffic (root)
 #   make bench    ztunnel against two chained zmq_proxy and against direct sockets (ARGS="--quick --only throughput")
 #   make deb      ztunnel_VERSION_ARCH.deb in build/deb, on Debian 12
 #   make lint     ruff and mypy                                                    (make format mends what ruff can)
@@ -10,7 +11,7 @@
 PYTHON_HERE := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test bench deb lint format clean
+.PHONY: help setup demo test test-appliance bench deb lint format clean
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -24,6 +25,10 @@ demo: setup
 test: setup
 	@scripts/servers
 	@scripts/test $(ARGS)
+
+test-appliance: setup
+	@scripts/servers
+	@APPLIANCE=full $(PYTHON_HERE) -m pytest -n0 -s tests/appliance $(ARGS)
 
 bench: setup
 	@$(PYTHON_HERE) -m benchmarks $(ARGS)

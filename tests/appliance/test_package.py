@@ -144,7 +144,9 @@ def tables_run_as_units(box: Box) -> None:
     """Two sides on this one machine: one with its key in a file, one with a credential of systemd's."""
     box.run("groupadd operators; usermod -aG operators ztunnel; useradd -G operators weigher; useradd stranger")
     box.run("cd /etc/ztunnel && ztunnel keygen dmz -o keys && ztunnel keygen plant -o keys")
-    box.run("mkdir -p -m 700 /etc/credstore && mv /etc/ztunnel/keys/plant.key_secret /etc/credstore/ztunnel.plant")
+    box.run("mkdir -p -m 700 /etc/credstore")
+    box.run("install -m 600 /etc/ztunnel/keys/plant.key_secret /etc/credstore/ztunnel.plant")
+    box.run("rm /etc/ztunnel/keys/plant.key_secret")
     put(box, "dmz", TABLE.format(name="dmz", secret=""))
     put(box, "plant", TABLE.format(name="plant", secret="\n    secret:\n      credential: ztunnel.plant"))
     (box.tree / "etc/ztunnel/plant.env").write_text("ZTUNNEL_SIDE=plant\n")  # this box holds both secrets
@@ -207,11 +209,16 @@ def is_removed(box: Box) -> None:
 def is_purged(box: Box, before: set[str]) -> None:
     box.run("apt-get purge -y ztunnel", timeout_s=120)
     assert box.run("getent passwd ztunnel; getent group ztunnel", check=False) == ""
-    left = {
-        path for path in files_of(box) - before if not path.startswith(("/var/log/", "/var/cache/", "/var/lib/dpkg/"))
-    }
+    logs = (
+        "/var/log/",
+        "/var/cache/",
+        "/var/lib/dpkg/",
+        "/etc/credstore/",
+    )  # apt's, dpkg's, and what we put there by hand
+    left = {path for path in files_of(box) - before if not path.startswith(logs)}
     assert not {path for path in left if "ztunnel" in path}
-    assert box.run("systemctl list-units --all --plain --no-legend '*ztunnel*'") == ""
+    assert box.run("find / -xdev -nouser -o -xdev -nogroup") == ""
+    assert box.run("systemctl list-units --all --plain --no-legend 'ztunnel*'") == ""
 
 
 def files_of(box: Box) -> set[str]:
