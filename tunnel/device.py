@@ -147,6 +147,10 @@ class Device:
         self._stopping = True
         self._log.info("stopping", side=self.plan.side)
         for route in self.routes.values():
+            if route.pattern.only_enters:
+                # what its applications send between the last look and the end of the socket is lost: no wait between them
+                route.pattern.read_out()
+                await route.end.close()
             route.pattern.stop_reading()
         deadline = self.reactor.now() + BYE_S
         while self.reactor.now() < deadline and not self._drained():

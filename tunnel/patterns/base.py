@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import zmq
 
@@ -115,6 +115,9 @@ class Tally:
 class Pattern:
     """One route at this half. Subclasses say what reading and feeding mean for their sockets."""
 
+    only_enters: ClassVar[bool] = False
+    """Nothing leaves by the local socket: at an orderly end it need not stay open until all has crossed."""
+
     def __init__(self, plan: RoutePlan, hub: Hub) -> None:
         self.plan = plan
         self.hub = hub
@@ -196,6 +199,12 @@ class Pattern:
         if port.backlog is not None:
             port.backlog.advance()
         self.want()
+
+    def read_out(self) -> None:
+        """An orderly end: take in what is there, as far as there is room for it."""
+        while self.wants_to_read() and self.read() is False:
+            pass
+        self.hub.settle()
 
     def stop_reading(self) -> None:
         """An orderly end has begun: take nothing more in."""

@@ -9,6 +9,8 @@ from tunnel.patterns.sharing import SharedOut
 class PipelineFrom(SharedOut):
     """PULL: reads tasks."""
 
+    only_enters = True
+
 
 class PipelineTo(Pattern):
     """PUSH: hands tasks on."""
