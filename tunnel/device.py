@@ -148,7 +148,7 @@ class Device:
         self._log.info("stopping", side=self.plan.side)
         for route in self.routes.values():
             if route.pattern.only_enters:
-                # what its applications send between the last look and the end of the socket is lost: no wait between them
+                # what applications send between the last look and the end of the socket is lost: no wait between
                 route.pattern.read_out()
                 await route.end.close()
             route.pattern.stop_reading()

@@ -202,8 +202,8 @@ class Pattern:
 
     def read_out(self) -> None:
         """An orderly end: take in what is there, as far as there is room for it."""
-        while self.wants_to_read() and self.read() is False:
-            pass
+        while self.end.has_socket and self.end.has_unread and self.wants_to_read():
+            self.read()
         self.hub.settle()
 
     def stop_reading(self) -> None:
