@@ -9,6 +9,7 @@ import pytest
 
 from tests.config.tables import BASE, DMZ_KEY, PLANT_KEY, load, write
 from tunnel.config import load_table
+from tunnel.config.render import render
 from tunnel.errors import TableError
 from tunnel.limits import INCLUDE_FILES, TABLE_BYTES
 
@@ -117,10 +118,20 @@ def test_a_dollar_alone_and_a_doubled_one(tmp_path: Path) -> None:
     assert load(tmp_path, text).routes["ticks"].subscribe == (b"$5", b"${A}", b"a$", b"$$")
 
 
-def test_a_key_with_a_dollar_and_a_brace_is_no_variable(tmp_path: Path) -> None:
-    key = "0${00" * 8
+@pytest.mark.parametrize("part", ["0${00", "0${A}", "0$${0", "0$${A}0000"])
+def test_a_key_with_a_dollar_and_a_brace_is_no_variable(tmp_path: Path, part: str) -> None:
+    key = (part * 8)[:40]
     table = load(tmp_path, BASE.replace(DMZ_KEY, key))
     assert table.keys["dmz"][0].public == key
+    again = load(tmp_path, render(table, "dmz"))
+    assert again.keys["dmz"][0].public == key
+
+
+@pytest.mark.parametrize("topic", ["${A}", "$${A}", "$$${A}", "${", "$${", "a$"])
+def test_a_dollar_and_a_brace_survive_being_rendered(tmp_path: Path, topic: str) -> None:
+    table = load(tmp_path, BASE + f"    subscribe: ['{topic.replace('${', '$${')}']\n")
+    assert table.routes["ticks"].subscribe == (topic.encode(),)
+    assert load(tmp_path, render(table, "dmz")).routes["ticks"].subscribe == (topic.encode(),)
 
 
 def test_an_aliased_value_is_expanded_once(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tunnel.errors import Problem
 from tunnel.limits import INCLUDE_FILES, TABLE_BYTES
 
 SECTIONS: Final = ("sides", "links", "routes", "bridges")
-_VARIABLE: Final = re.compile(r"\$?\$\{([A-Za-z_][A-Za-z0-9_]*)(?:(:-|:\?)([^{}]*))?\}", re.ASCII)
+_VARIABLE: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?:(:-|:\?)([^{}]*))?\}", re.ASCII)
 _WILD: Final = re.compile(r"[*?\[]")
 
 
@@ -131,7 +131,7 @@ def _expand(root: Node, environ: Mapping[str, str], problems: list[Problem]) -> 
     for scalar, path in list(_scalars(root, (), set())):
         if not isinstance(scalar.value, str) or "${" not in scalar.value:
             continue
-        if len(path) > 2 and path[2] == "key" and Z85.fullmatch(scalar.value) and not _VARIABLE.search(scalar.value):
+        if len(path) > 2 and path[2] == "key" and Z85.fullmatch(scalar.value):
             continue
         try:
             scalar.value = _expanded(scalar.value, environ)
@@ -156,8 +156,8 @@ def _scalars(node: Node, path: Steps, seen: set[int]) -> Iterator[tuple[Scalar, 
 
 def _expanded(text: str, environ: Mapping[str, str]) -> str:
     def value(match: re.Match[str]) -> str:
-        if match[0].startswith("$$"):
-            return match[0][1:]
+        if match[0] == "$${":
+            return "${"
         variable, operator, rest = match.groups()
         found = environ.get(variable)
         if operator is None and found is not None:
@@ -176,7 +176,7 @@ def _expanded(text: str, environ: Mapping[str, str]) -> str:
                 "after '${' a variable's name and '}' are expected, as in ${NAME} or ${NAME:-default}; "
                 "for the text '${' write '$${'."
             )
-    return Expanded(_VARIABLE.sub(value, text).replace("$${", "${"))
+    return Expanded(_VARIABLE.sub(value, text))
 
 
 # --- include ---------------------------------------------------------------------------------------------------------
