@@ -85,6 +85,7 @@ def test_a_package_from_its_build_to_its_purge(tmp_path: Path) -> None:
         messages_cross(box)
         nothing_was_complained_of(box)
         is_started_again(box)
+        the_target_is_all_of_them(box)
         is_removed(box)
         is_purged(box, before)
 
@@ -197,6 +198,19 @@ def is_started_again(box: Box) -> None:
     box.run(f"kill -9 {pid}")
     until(lambda: box.run("systemctl show -P MainPID ztunnel@dmz").strip() not in ("0", pid), 30, "it is started again")
     until(lambda: box.run("systemctl is-active ztunnel@dmz || true").strip() == "active", 30, "it is ready again")
+
+
+def the_target_is_all_of_them(box: Box) -> None:
+    both = "systemctl is-active ztunnel@dmz ztunnel@plant || true"
+    box.run("systemctl stop ztunnel.target")
+    until(lambda: box.run(both).split() == ["inactive", "inactive"], 40, "both stop")
+    assert box.run("pgrep -u ztunnel", check=False) == ""
+    box.run("systemctl start ztunnel.target")
+    until(
+        lambda: box.run(both).split() == ["active", "active"],
+        30,
+        lambda: box.run("systemctl status 'ztunnel@*' || true"),
+    )
 
 
 def is_removed(box: Box) -> None:

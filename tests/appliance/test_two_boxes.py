@@ -19,7 +19,7 @@ import pytest
 from tests.appliance.boxes import Box, boxes, package, skip_unless_bootable
 from tests.apps import App, Apps, settled
 from tests.journal import Verdict, compare, compare_requests
-from tests.servers import Sshd, public
+from tests.servers import Sshd, descendants, public
 from tests.waiting import until
 from tunnel.limits import EXIT_HWM, LOCAL_HWM
 
@@ -183,6 +183,7 @@ def test_what_a_user_would_do_by_hand(tmp_path: Path) -> None:
             stream_crosses(dmz)
             a_process_that_hangs(dmz, traffic, losses)
             over_ssh(tmp_path, dmz, plant, traffic)
+            over_http(dmz, plant, traffic)
             traffic.stop()
             asked = compare_requests(traffic.asker.journal, traffic.service.journal)
             print(asked)
@@ -306,31 +307,37 @@ def over_ssh(folder: Path, dmz: Box, plant: Box, traffic: Traffic) -> None:
                 "      ssh:\n        identity: keys/id\n        known_hosts: keys/known_hosts\n"
                 f"        backend: {backend}\n"
             )
-            for box in (dmz, plant):
-                put_table(box, link)
-                box.run("systemctl reload ztunnel@dmz")
-            until(
-                lambda: carried_by_ssh(plant),
-                60,
-                lambda: plant.run("ztunnel status; journalctl -q -o cat -n 20 -u ztunnel@dmz", check=False),
-            )
+            reloaded(dmz, plant, link, "ssh")
             traffic.flows()
     finally:
-        for pid in sshd_pids(serving.pid):
+        for pid in (*descendants(serving.pid), serving.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
         serving.wait()
 
 
-def sshd_pids(pid: int) -> list[int]:
-    from tests.servers import descendants
+def over_http(dmz: Box, plant: Box, traffic: Traffic) -> None:
+    address = "http://192.0.2.1:8080/link"
+    reloaded(dmz, plant, f"  - listen: dmz {address}\n    dial: plant {address}\n    allow: [192.0.2.2/32]\n", "http")
+    traffic.flows()
 
-    return [*descendants(pid), pid]
+
+def reloaded(dmz: Box, plant: Box, link: str, scheme: str) -> None:
+    """Both take in a table with this link, and it is up."""
+    for box in (dmz, plant):
+        put_table(box, link)
+        box.run("systemctl reload ztunnel@dmz")
+    until(
+        lambda: carried_by(plant, scheme),
+        60,
+        lambda: plant.run("ztunnel status; journalctl -q -o cat -n 20 -u ztunnel@dmz", check=False),
+    )
 
 
-def carried_by_ssh(box: Box) -> bool:
+def carried_by(box: Box, scheme: str) -> bool:
     status = json.loads(box.run("ztunnel status --json", check=False))
-    return bool(status["carriers"]) and all(link["state"] == "up" for link in status["links"])
+    carriers = [carrier["scheme"] for carrier in status["carriers"]]
+    return carriers == [scheme] and all(link["state"] == "up" for link in status["links"])
 
 
 def all_flows_and_settles(traffic: Traffic) -> None:
