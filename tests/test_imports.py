@@ -16,7 +16,7 @@ LAYERS = [
     {"files"},
     {"keys"},
     {"config", "pump", "log", "control"},
-    {"reactor", "resolve", "tap", "spool", "backlog"},
+    {"ports", "reactor", "resolve", "tap", "spool", "backlog"},
     {"monitor", "zap", "taps", "served"},
     {"carriers", "local"},
     {"patterns"},

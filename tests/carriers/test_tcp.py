@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import socket as sockets
@@ -16,10 +15,8 @@ import zmq
 from tests.carriers.ends import DIALLER_KEYS, LISTENER_KEYS, Ends, run_within, until
 from tests.relay import Relay
 from tunnel.carriers import Lane, zmtp
-from tunnel.carriers.tcp import open_port
 from tunnel.carriers.zmtp import ZmtpDialled, ZmtpListener
 from tunnel.config.plan import Allow, ListenPlan
-from tunnel.errors import LocalError
 from tunnel.limits import HUNG_UP_S, LINK_FRAME_BYTES, LINK_RCVHWM
 from tunnel.monitor import MonitorEvent
 from tunnel.reactor import LINK_AFFINITY
@@ -58,18 +55,6 @@ def test_addresses(listen: str, dial: str) -> None:
         await ends.pair()
 
     over_tcp(body)
-
-
-def test_an_address_for_ipv6_only_leaves_ipv4_alone() -> None:
-    with contextlib.closing(open_port("tcp://[::]:0")) as six:
-        number = six.getsockname()[1]
-        with contextlib.closing(open_port(f"tcp://0.0.0.0:{number}")):
-            pass
-
-
-def test_an_interface_that_is_not_there() -> None:
-    with pytest.raises(LocalError, match="nope0 is neither a numeric address nor an interface"):
-        open_port("tcp://nope0:0")
 
 
 @pytest.mark.parametrize(

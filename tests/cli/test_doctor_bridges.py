@@ -40,7 +40,7 @@ def test_a_port_that_is_free_and_one_that_is_not(tmp_path: Path) -> None:
     ("address", "words"),
     [
         ("tcp://192.0.2.1:4001", "is no address of this machine"),
-        ("tcp://no-such.invalid:4001", "could not be resolved"),
+        ("tcp://nope0:4001", "neither a numeric address nor an interface"),
     ],
 )
 def test_an_address_of_another_machine(tmp_path: Path, address: str, words: str) -> None:

@@ -60,6 +60,13 @@ def started(tunnel: Tunnel, target: str, *, listener: str = "plant", **route: An
     return entry
 
 
+def test_an_interface_may_be_listened_at(tunnel: Tunnel, service: Callable[..., Service]) -> None:
+    entry = started(tunnel, service(echo).address, entry=f"tcp://lo:{free_port()}", allow="any")
+    with contextlib.closing(connected(entry.replace("lo", "127.0.0.1"))) as client:
+        client.sendall(b"by name")
+        assert exactly(client, 7) == b"by name"
+
+
 @pytest.mark.parametrize("listener", ["plant", "dmz"])
 def test_bytes_go_both_ways(tunnel: Tunnel, service: Callable[..., Service], listener: str) -> None:
     entry = started(tunnel, service(echo).address, listener=listener)

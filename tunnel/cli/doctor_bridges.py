@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from collections.abc import Iterator
@@ -41,13 +40,12 @@ def _listen(what: str, bridge: BridgePlan, address: str) -> Finding:
     if address.startswith("ipc://"):
         return _folder(what, address, Path(address.removeprefix("ipc://")).parent)
     from tunnel.local.words import why_bind_failed
-    from tunnel.resolve import resolve
+    from tunnel.ports import bound
 
     try:
-        numeric, *_ = asyncio.run(resolve(address))
-        _bind(numeric)
+        bound(address).close()  # nobody is let in meanwhile, because nothing listens
     except ZtunnelError as error:
-        return Finding("bad", what, str(error).rstrip("."), "write an address of this machine")
+        return Finding("bad", what, f"{address}: {error}", "write an address of this machine")
     except OSError as error:
         remedy = "`ss -ltnp` shows who has it; or name another address in listen:"
         return Finding("bad", what, why_bind_failed(address, error.errno or 0).rstrip("."), remedy)
@@ -64,15 +62,6 @@ def _listens(bridge: BridgePlan) -> bool:
         return bool(ask(bridge.runtime_dir / bridge.control, "status", _PATIENCE_S)["state"] == "listening")
     except (ZtunnelError, OSError):
         return False
-
-
-def _bind(address: str) -> None:
-    """Bind and let go: nobody is let in meanwhile, because nothing listens."""
-    host, port = tcp(address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("" if host == "*" else host, port))
 
 
 def _folder(what: str, address: str, folder: Path) -> Finding:

@@ -17,8 +17,8 @@ from tunnel.limits import STREAM_ACCEPT_PAUSE_S, STREAM_ACCEPTS_A_TURN, STREAM_B
 from tunnel.local.endpoint import Pause
 from tunnel.local.ipc import IpcFile
 from tunnel.local.words import ipc_path, why_bind_failed
+from tunnel.ports import listening
 from tunnel.reactor import Reactor
-from tunnel.resolve import resolve
 from tunnel.zap import may_connect
 
 OnAccept = Callable[[sockets.socket, str], None]
@@ -45,7 +45,6 @@ class StreamListener:
         self._pause = Pause()
         self._reason = ""
         self._timer: Any = None
-        self._lookup: Any = None
         self._reading = False
         self._paused = False
 
@@ -59,16 +58,24 @@ class StreamListener:
     def start(self) -> None:
         """Listen now, or as soon as that is possible."""
         self._timer = None
-        if self._path is not None:
-            self._open(self._plan.address)
+        try:
+            if self._path is not None and self._file is not None:
+                self.port = _listen_unix(self._path, self._file)
+            else:
+                self.port = listening(self._plan.address, STREAM_BACKLOG)
+        except LocalError as error:
+            self._failed(f"{self._plan.address}: {error}" if self._path is None else str(error))
+        except OSError as error:
+            self._failed(why_bind_failed(self._plan.address, error.errno or 0))
         else:
-            self._lookup = self._reactor.loop.create_task(self._open_by_name())
+            self._reason = ""
+            self._pause.reset()
+            self._read(not self._paused)
 
     def stop(self) -> None:
         """Let nobody in any more; the address is free again."""
-        for waiting in (self._timer, self._lookup):
-            if waiting is not None:
-                waiting.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if self.port is not None:
             self._read(False)
             self.port.close()
@@ -90,29 +97,6 @@ class StreamListener:
             "reason": self._reason,
             "turned_away": self.refused,
         }
-
-    async def _open_by_name(self) -> None:
-        try:
-            address, *_ = await resolve(self._plan.address)
-        except LocalError as error:
-            self._failed(str(error))
-        else:
-            self._open(address)
-
-    def _open(self, address: str) -> None:
-        try:
-            if self._path is not None and self._file is not None:
-                self.port = _listen_unix(self._path, self._file)
-            else:
-                self.port = _listen_tcp(address)
-        except LocalError as error:
-            self._failed(str(error))
-        except OSError as error:
-            self._failed(why_bind_failed(self._plan.address, error.errno or 0))
-        else:
-            self._reason = ""
-            self._pause.reset()
-            self._read(not self._paused)
 
     def _failed(self, reason: str) -> None:
         self._reason = reason
@@ -171,38 +155,6 @@ def _listen_unix(path: str, file: IpcFile) -> sockets.socket:
         file.bind(lambda: port.bind("\0" + path[1:] if path.startswith("@") else path))
         port.listen(STREAM_BACKLOG)
     except (OSError, LocalError):
-        port.close()
-        raise
-    return port
-
-
-def _listen_tcp(address: str) -> sockets.socket:
-    """`*` is every address, IPv6 and IPv4."""
-    host, _, number = address.removeprefix("tcp://").rpartition(":")
-    if host == "*":
-        try:
-            return _listen(sockets.AF_INET6, ("::", int(number)), only_six=False)
-        except OSError as error:
-            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):  # IPv6 is switched off
-                raise
-        return _listen(sockets.AF_INET, ("0.0.0.0", int(number)), only_six=True)
-    numeric = host.removeprefix("[").removesuffix("]")
-    family = sockets.AF_INET6 if ":" in numeric else sockets.AF_INET
-    # getaddrinfo of a numeric address asks nobody; it turns a %zone into the number that bind wants
-    name = sockets.getaddrinfo(numeric, int(number), family, sockets.SOCK_STREAM, 0, sockets.AI_NUMERICHOST)[0][4]
-    return _listen(family, name, only_six=True)
-
-
-def _listen(family: int, name: tuple[Any, ...], *, only_six: bool) -> sockets.socket:
-    port = sockets.socket(family, sockets.SOCK_STREAM)
-    try:
-        port.setblocking(False)
-        port.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
-        if family == sockets.AF_INET6:
-            port.setsockopt(sockets.IPPROTO_IPV6, sockets.IPV6_V6ONLY, int(only_six))
-        port.bind(name)
-        port.listen(STREAM_BACKLOG)
-    except OSError:
         port.close()
         raise
     return port
