@@ -100,6 +100,7 @@ def debian() -> Path:
 def package(version: str | None = None) -> Path:
     """The package of this checkout, built once; with `version`, the same one under another version's name."""
     built = BUILD / "deb"
+    built.mkdir(parents=True, exist_ok=True)
     with (BUILD / "deb.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         stamp, now = built / "stamp", _state_of_checkout()
