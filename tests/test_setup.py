@@ -281,11 +281,11 @@ def test_what_passes_alone_is_named_and_no_failure(suite: Suite) -> None:
 @pytest.mark.parametrize(
     ("parallel", "workers"),
     [
-        ("pass\n\n@pytest.mark.parametrize('n', range(4))\ndef test_four(n):\n    assert False", 0),
+        ("pass\n\n@pytest.mark.parametrize('n', range(6))\ndef test_six(n):\n    assert False", 0),
         ("import os; os._exit(1)", 1),
         ("pass\n\nimport missing", 0),
     ],
-    ids=["four failed", "a process died", "a module cannot be imported"],
+    ids=["six failed", "a process died", "a module cannot be imported"],
 )
 def test_no_second_chance(suite: Suite, parallel: str, workers: int) -> None:
     result = suite.run(parallel, None, f"-n{workers}")

@@ -147,3 +147,5 @@ def _client(c: Checking, bridge: TcpClient, path: Path, broken: frozenset[str], 
             c.tell((*path, key), f"{key}: is for a REP, whose requests are answered by the server.", key=True)
     if bridge.tls is not None and (bridge.tls.cert is None) != (bridge.tls.key is None):
         c.tell((*path, "tls"), "cert: and key: of our own go together.", key=True)
+    if bridge.tls is not None and bridge.connect and all(address.startswith("ipc://") for address in bridge.connect):
+        c.tell((*path, "tls"), "tls: is for tcp://; a server at a unix socket is on this box.", key=True)
