@@ -18,7 +18,6 @@ INSIDE: Final = {
     "bcrypt": "Rust crates (pyo3, bcrypt-pbkdf, and others: Apache-2.0 or MIT)",
     "pydantic_core": "Rust crates (pyo3, jiter, regex, and others: Apache-2.0 or MIT)",
     "uvloop": "libuv (MIT, copyright 2015-present libuv project contributors)",
-    "PyYAML": "libyaml (MIT, copyright 2017-2020 Ingy döt Net, 2006-2016 Kirill Simonov)",
     "cffi": "libffi (MIT, copyright 1996-2024 Anthony Green, Red Hat, Inc and others)",
     "pyzmq": "libzmq (MPL-2.0) and libsodium (ISC), whose texts follow",
     "PyNaCl": "libsodium (ISC), whose text follows",
@@ -74,7 +73,7 @@ def text_of(path: Path) -> str:
     """A licence's text; of those that Debian has on every box, where to find it."""
     text = path.read_text(errors="replace").strip()
     for mark, name in COMMON.items():
-        if mark in " ".join(text.split()):
+        if " ".join(text.split()).startswith(mark):
             return f"On Debian systems the whole text of this licence is in /usr/share/common-licenses/{name}."
     return text
 

@@ -16,6 +16,7 @@ LAYERS = [
     {"files"},
     {"keys"},
     {"config", "pump", "log", "control"},
+    {"programs"},
     {"ports", "reactor", "resolve", "tap", "spool", "backlog"},
     {"monitor", "zap", "taps", "served"},
     {"carriers", "local"},

@@ -19,10 +19,11 @@ import socket
 import stat
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tunnel.errors import LocalError, NotRunningError, UsageError, ZtunnelError
+from tunnel.errors import LocalError, NotRunningError, Problem, TableError, UsageError, ZtunnelError
 from tunnel.limits import (
     CONTROL_CLIENTS,
     CONTROL_IDLE_S,
@@ -100,7 +101,8 @@ class ControlServer:
             if inspect.isawaitable(reply):
                 reply = await reply
         except ZtunnelError as error:
-            return _failure(str(error), error.exit_code)
+            problems = [asdict(problem) for problem in error.problems] if isinstance(error, TableError) else []
+            return _failure(str(error), error.exit_code) | ({"problems": problems} if problems else {})
         except Exception as error:  # the process goes on; the one who asked is told
             return _failure(f"this is a bug in ztunnel: {type(error).__name__}: {error}")
         return {"ok": True, **reply}
@@ -110,7 +112,7 @@ def ask(path: Path, do: str, timeout_s: float = CONTROL_TIMEOUT_S, **arguments: 
     """Ask the process behind `path` and wait for its reply, `timeout_s` in all.
 
     NotRunningError: nobody listens there, or no answer in time. A refusal (`ok` false) is raised as ZtunnelError, or
-    UsageError where the process says that the table or the request is wrong.
+    UsageError where the process says that the request is wrong, TableError with every problem of a table.
     """
     deadline = time.monotonic() + timeout_s
     try:
@@ -130,6 +132,8 @@ def ask(path: Path, do: str, timeout_s: float = CONTROL_TIMEOUT_S, **arguments: 
     if not isinstance(reply, dict):
         raise NotRunningError(f"the process behind {path} gave no usable answer.")
     if not reply.get("ok"):
+        if reply.get("problems"):
+            raise TableError([Problem(**problem) for problem in reply["problems"]])
         kind = {2: UsageError, 3: NotRunningError}.get(reply.get("exit_code", 1), ZtunnelError)
         raise kind(str(reply.get("error", "the process refused without a reason.")))
     return reply

@@ -18,6 +18,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Awaitable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from tunnel.links import DialLink, ListenLink
 from tunnel.log import Log
 from tunnel.patterns import Pattern
 from tunnel.probe import look
+from tunnel.programs import programs
 from tunnel.reactor import Reactor, run
 from tunnel.route import RunningRoute, unusable
 from tunnel.served import raise_descriptor_limit
@@ -264,8 +266,9 @@ class Device:
     async def _reload(self, *, dry_run: bool) -> dict[str, Any]:
         plan = read_plan(self.plan.table, self.plan.side)
         changes = between(self.plan, plan)
+        told = {**changes.told(), "programs": [asdict(program) for program in programs(plan)]}
         if dry_run:
-            return changes.told()
+            return told
         self.plan = plan
         for gone in changes.removed:
             self._unusable.pop(gone.name, None)
@@ -285,7 +288,7 @@ class Device:
             for side in changes.sides:
                 self.exchange.redial(side, "the table has changed")
         self._log.info("reloaded", **changes.told())
-        return changes.told()
+        return told
 
     def _restart_links(self) -> None:
         for link in self.exchange.links:

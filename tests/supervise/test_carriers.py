@@ -14,9 +14,9 @@ import pytest
 
 from tests.supervise.test_status import LINK_DOWN, status
 from tunnel.control import ControlServer
+from tunnel.programs import PROGRAMS
 from tunnel.supervise import beside, carriers
 from tunnel.supervise.places import Running
-from tunnel.supervise.programs import PROGRAMS
 from tunnel.supervise.up import is_ready
 
 ADDRESS = "ssh://z@gate/127.0.0.1:9440"

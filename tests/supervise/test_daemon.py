@@ -14,10 +14,10 @@ from tests.supervise.rig import Rig, ended
 from tests.waiting import until
 from tunnel.errors import LocalError, UsageError
 from tunnel.limits import CRASH_LOOP
+from tunnel.programs import Program
 from tunnel.supervise import daemon
 from tunnel.supervise.daemon import Supervisor, configuration
 from tunnel.supervise.places import find_all
-from tunnel.supervise.programs import Program
 
 
 def sleeper(name: str, *words: str) -> Program:

@@ -59,10 +59,13 @@ def up(
         typer.echo(supervise_up.ready_line(status))
     elif journal.is_journal(1):
         supervise_up.Foreground(
-            plan, notifier, say=lambda text: _print(journal.said(text)), show=lambda line: _print(journal.logged(line))
+            plan,
+            notifier,
+            say=lambda text, level: _print(journal.said(text, level)),
+            show=lambda line: _print(journal.logged(line)),
         ).run()
     else:
-        supervise_up.Foreground(plan, notifier, say=_print, show=_print).run()
+        supervise_up.Foreground(plan, notifier, say=lambda text, _level: _print(text), show=_print).run()
 
 
 def down(table: TableArgument = None, side: SideOption = None) -> None:
@@ -105,12 +108,9 @@ def reload(
 ) -> None:
     """Take in a changed table: only the routes, links and processes that changed are touched."""
     from tunnel.cli.show import print_json
-    from tunnel.config import read_plan
     from tunnel.supervise.reload import reload_side
 
-    running = running_side(table, side)
-    plan = read_plan(running.table, running.side)  # a wrong table stops here, before anything is asked
-    changes = reload_side(running, plan, dry_run=dry_run)
+    changes = reload_side(running_side(table, side), dry_run=dry_run)
     if as_json:
         print_json(changes)
         return

@@ -8,8 +8,8 @@ from typing import Any
 
 from tunnel.control import ask
 from tunnel.errors import ZtunnelError
+from tunnel.programs import PROGRAMS
 from tunnel.supervise.places import Running
-from tunnel.supervise.programs import PROGRAMS
 
 Told = dict[str, Any]
 _SILENT: Told = {"state": "silent", "connections": 0, "bytes_in": 0, "bytes_out": 0, "refused": {}, "detail": {}}

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tunnel.errors import LocalError, NotRunningError, UsageError
 from tunnel.limits import DOWN_S, KIB, PROCESS_LOG_BACKUPS, PROCESS_LOG_BYTES
+from tunnel.programs import KEEPER, PROGRAMS, Program, keeper, programs
 from tunnel.supervise import places
 from tunnel.supervise.child import die_with_parent
 from tunnel.supervise.places import Running
-from tunnel.supervise.programs import KEEPER, PROGRAMS, Program, keeper, programs
 from tunnel.supervise.rpc import Refused, Rpc
 
 if TYPE_CHECKING:

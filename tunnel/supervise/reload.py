@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tunnel.control import ask
 from tunnel.limits import DOWN_S
+from tunnel.programs import KEEPER, PROGRAMS, Program
 from tunnel.supervise.daemon import Supervisor
 from tunnel.supervise.places import DEVICE_SOCKET, Running
-from tunnel.supervise.programs import KEEPER, PROGRAMS, Program, programs
-
-if TYPE_CHECKING:
-    from tunnel.config.plan import Plan
 
 
-def reload_side(running: Running, plan: Plan, *, dry_run: bool) -> dict[str, Any]:
+def reload_side(running: Running, *, dry_run: bool) -> dict[str, Any]:
     """{changes: [sentence], device: its reply, processes: {added, changed, removed}}.
 
-    The device is asked first: when it refuses (UsageError, ZtunnelError), no process is touched.
+    The device reads the table, with the variables and credentials that it was started with, and says which processes
+    there should be. When it refuses (UsageError, ZtunnelError), nothing is touched.
     """
-    wanted = programs(plan)
     before = _running_programs(running)
+    reply = ask(running.folder / DEVICE_SOCKET, "reload", timeout_s=DOWN_S, dry_run=dry_run)
+    reply.pop("ok", None)
+    wanted = [Program.told(fields) for fields in reply.pop("programs")]
     planned = {
         "added": [p.name for p in wanted if p.name not in before],
         "changed": [p.name for p in wanted if before.get(p.name, p.fingerprint) != p.fingerprint],
         "removed": [name for name in before if name not in {p.name for p in wanted}],
     }
-    reply = ask(running.folder / DEVICE_SOCKET, "reload", timeout_s=DOWN_S, dry_run=dry_run)
-    reply.pop("ok", None)
     if not dry_run and any(planned.values()):
         planned = Supervisor(running).take_in(wanted)
     changes = _sentences(reply)
@@ -48,8 +46,4 @@ def _sentences(reply: dict[str, Any]) -> list[str]:
 def _running_programs(running: Running) -> dict[str, str]:
     """name → fingerprint of what was last started or taken in."""
     table = json.loads((running.folder / PROGRAMS).read_text())
-    return {
-        name: Program(**{**fields, "argv": tuple(fields["argv"])}).fingerprint
-        for name, fields in table.items()
-        if name != KEEPER
-    }
+    return {name: Program.told(fields).fingerprint for name, fields in table.items() if name != KEEPER}

@@ -15,11 +15,11 @@ from typing import Any, Final, TypeVar
 from tunnel.control import ask
 from tunnel.errors import NotRunningError, ZtunnelError
 from tunnel.limits import CONTROL_TIMEOUT_S
+from tunnel.programs import KEEPER
 from tunnel.supervise import beside, carriers
 from tunnel.supervise.daemon import Supervisor
 from tunnel.supervise.keeper import REPORT
 from tunnel.supervise.places import DEVICE_SOCKET, Running
-from tunnel.supervise.programs import KEEPER
 
 Status = dict[str, Any]
 WELL: Final = ("up", "listening", "idle")

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from tunnel.errors import LocalError, NotRunningError
-from tunnel.limits import DOWN_S
+from tunnel.limits import DOWN_S, READY_S
+from tunnel.programs import KEEPER
 from tunnel.supervise import carriers, daemon, logs, places, status
 from tunnel.supervise.daemon import Supervisor
 from tunnel.supervise.notify import Notifier
 from tunnel.supervise.places import Running
-from tunnel.supervise.programs import KEEPER
 from tunnel.supervise.status import Status
 
 if TYPE_CHECKING:
@@ -76,15 +76,24 @@ def why_not_ready(running: Running, now: Status | None) -> list[str]:
 
 
 class Foreground:
-    """A side that lives as long as this process. `say`: our own sentences; `show`: log lines as they come."""
+    """A side that lives as long as this process. `say`: our own sentences, with their level; `show`: log lines as they
+    come.
 
-    def __init__(self, plan: Plan, notifier: Notifier, say: Callable[[str], None], show: Callable[[str], None]) -> None:
+    systemd is told that it is ready when it is, and READY_S after the start at the latest, with what is missing in the
+    status line: whoever waits for a start (a boot, an upgrade, a reload) waits no longer than that.
+    """
+
+    def __init__(
+        self, plan: Plan, notifier: Notifier, say: Callable[[str, str], None], show: Callable[[str], None]
+    ) -> None:
         self._plan = plan
         self._notifier = notifier
         self._say = say
         self._show = show
         self._signals: list[int] = []
         self._ready = False
+        self._started = False
+        """As systemd knows it."""
         self._explained = ""
 
     def run(self) -> None:
@@ -117,18 +126,21 @@ class Foreground:
         if is_ready(now) and not self._ready:
             self._ready = True
             self._show_logs()
-            self._say(ready_line(now))
-            self._notifier.ready()
+            self._say(ready_line(now), "info")
         elif not self._ready and age_s > _EXPLAIN_S:
             self._explain(" ".join(why_not_ready(running, now)))
-        self._notifier.status(summary(now))
+        missing = "" if self._ready or not self._explained else f"; not ready yet: {self._explained}"
+        self._notifier.status(summary(now) + missing)
+        if not self._started and (self._ready or age_s > READY_S):
+            self._started = True
+            self._notifier.ready()
         if not status.silent(now):
             self._notifier.watchdog()
 
     def _explain(self, reasons: str) -> None:
         if reasons != self._explained:
             self._explained = reasons
-            self._say(f"not ready yet: {reasons}")
+            self._say(f"not ready yet: {reasons}", "warn")
 
     def _pause_s(self) -> float:
         pause_s = _ASK_RUNNING_S if self._ready else _ASK_STARTING_S
@@ -139,12 +151,12 @@ class Foreground:
         self._notifier.stopping()
         asked = bool(self._signals)
         if asked and process.poll() is None:
-            self._say("stopping (once more ends it at once).")
+            self._say("stopping (once more ends it at once).", "info")
             Supervisor(running).shut_down()
         deadline = time.monotonic() + DOWN_S
         while process.poll() is None:
             if len(self._signals) > 1 or time.monotonic() > deadline:
-                self._say("ended at once: what was under way may be lost.")
+                self._say("ended at once: what was under way may be lost.", "warn")
                 process.kill()  # its processes get TERM from the kernel
                 process.wait()
             self._show_logs()
@@ -152,7 +164,7 @@ class Foreground:
         self._show_logs()
         if not asked:
             _check(running, process)
-        self._say("stopped.")
+        self._say("stopped.", "info")
 
     def _show_logs(self) -> None:
         for line in self._tails.read():

@@ -40,6 +40,11 @@ class Program:
     order: int = 200
     """Lower ones start first and stop last. Never by place in a list: a sibling's coming would be a change."""
 
+    @classmethod
+    def told(cls, fields: dict[str, Any]) -> Program:
+        """From its fields as JSON has them."""
+        return cls(**{**fields, "argv": tuple(fields["argv"])})
+
     @property
     def fingerprint(self) -> str:
         """Changes when anything about the program does: supervisord then sees another command."""
