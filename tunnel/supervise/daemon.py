@@ -35,6 +35,9 @@ CONFIGURATION: Final = "supervisord.conf"
 OUTPUT: Final = "log/supervisord.out"
 """What supervisord prints before it has a log."""
 
+_OF_A_PYTHON: Final = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")
+"""Whatever modules the caller uses, ours come from where we are."""
+
 _HEAD: Final = """\
 ; Written by ztunnel at every `up` and `reload`: changes made here are lost.
 [unix_http_server]
@@ -143,7 +146,8 @@ def _write_files(folder: Path, wanted: Sequence[Program]) -> None:
 
 def _spawn(folder: Path, lock: int, *, follow: bool) -> subprocess.Popen[bytes]:
     parent = os.getpid()
-    environment = {**os.environ, "ZTUNNEL_PYTHON": shlex.quote(sys.executable), **keeper().environment}
+    inherited = {name: value for name, value in os.environ.items() if name not in _OF_A_PYTHON}
+    environment = {**inherited, "ZTUNNEL_PYTHON": shlex.quote(sys.executable), **keeper().environment}
     with (folder / OUTPUT).open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", CONFIGURATION],
