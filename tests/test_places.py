@@ -73,6 +73,18 @@ def test_state(
     assert places.state_dir("t", "dmz") == Path(state.replace("STATE", f"{system}/state"))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what belongs to another user")
+def test_root_keeps_no_state_in_a_folder_of_another_user(monkeypatch: pytest.MonkeyPatch, system: Path) -> None:
+    monkeypatch.setattr(places, "_ROOTS_STATE", system / "roots")
+    (system / "state").mkdir()
+    assert places.state_dir("t", "dmz") == system / "state/t.dmz"
+    os.chown(system / "state", 7, -1)
+    assert places.state_dir("t", "dmz") == system / "roots/t.dmz"
+    (system / "state").rmdir()
+    (system / "state").symlink_to("nowhere")
+    assert places.state_dir("t", "dmz") == system / "roots/t.dmz"
+
+
 def test_a_relative_folder_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZTUNNEL_RUNTIME_DIR", "run")

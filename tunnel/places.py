@@ -4,8 +4,8 @@
               /run/ztunnel where this user may make a folder in it, /tmp/ztunnel-UID; then /NAME.SIDE
     ipc       $ZTUNNEL_IPC_DIR, else $ZTUNNEL_RUNTIME_DIR/ipc, /run/ztunnel-ipc (root), $XDG_RUNTIME_DIR/ztunnel-ipc,
               /run/ztunnel-ipc where this user may make a folder in it, /tmp/ztunnel-ipc-UID; then /NAME
-    state     $ZTUNNEL_STATE_DIR, else /var/lib/ztunnel (root), $XDG_STATE_HOME/ztunnel,
-              /var/lib/ztunnel where it is this user's, ~/.local/state/ztunnel; then /NAME.SIDE
+    state     $ZTUNNEL_STATE_DIR, else (root) /var/lib/ztunnel, or /var/lib/ztunnel-root where another user owns that;
+              $XDG_STATE_HOME/ztunnel, /var/lib/ztunnel where it is this user's, ~/.local/state/ztunnel; then /NAME.SIDE
 
 And where an installed ztunnel has its tables (/etc/ztunnel), and which user its service runs as (ztunnel).
 Only names paths and users; makes nothing.
@@ -28,6 +28,8 @@ SERVICE_USER: Final = "ztunnel"
 """The system user that the unit runs as."""
 _RUN: Final = Path("/run")
 _STATE: Final = Path("/var/lib/ztunnel")
+_ROOTS_STATE: Final = Path("/var/lib/ztunnel-root")
+"""Root writes nothing in a folder that the service's user owns, who could lead it elsewhere by links."""
 _UNITS: Final = tuple(
     Path(folder) / "systemd/system/ztunnel@.service"
     for folder in ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
@@ -115,7 +117,7 @@ def _state_root() -> Path:
     if said := os.environ.get("ZTUNNEL_STATE_DIR"):
         return Path(os.path.abspath(said))
     if os.geteuid() == 0:
-        return _STATE
+        return _STATE if not os.path.lexists(_STATE) or _is_ours(_STATE) else _ROOTS_STATE
     if home := os.environ.get("XDG_STATE_HOME"):
         return Path(home) / "ztunnel"
     return _STATE if _is_ours(_STATE) else Path.home() / ".local/state/ztunnel"
