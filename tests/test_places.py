@@ -151,6 +151,15 @@ def test_what_is_installed(monkeypatch: pytest.MonkeyPatch, system: Path) -> Non
     assert places.has_unit()
 
 
+def test_which_tables_the_unit_runs(system: Path) -> None:
+    (system / "etc/deep").mkdir(parents=True)
+    (system / "link").symlink_to(system / "etc")
+    assert places.instance(system / "etc/dmz.yaml") == "dmz"
+    assert places.instance(system / "link/dmz.yaml") == "dmz"
+    for path in ("etc/deep/dmz.yaml", "etc/dmz.yml", "dmz.yaml", "etc"):
+        assert places.instance(system / path) is None
+
+
 def test_whom_secrets_are_given_to(monkeypatch: pytest.MonkeyPatch, system: Path) -> None:
     ours = places.user_name(os.geteuid())
     monkeypatch.setattr(places, "SERVICE_USER", ours)

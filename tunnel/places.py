@@ -105,6 +105,12 @@ def has_unit() -> bool:
     return any(unit.exists() for unit in _UNITS)
 
 
+def instance(table: Path) -> str | None:
+    """NAME, where the unit `ztunnel@NAME` runs that table: /etc/ztunnel/NAME.yaml, and not what lies deeper."""
+    real = Path(os.path.realpath(table))
+    return real.stem if real.suffix == ".yaml" and str(real.parent) == os.path.realpath(INSTALLED) else None
+
+
 def user_name(uid: int) -> str:
     """`ann`, or `uid 4711` where nobody is called so."""
     try:
