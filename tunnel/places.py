@@ -92,8 +92,11 @@ def is_installed(path: Path) -> bool:
 
 def service_account(path: Path) -> pwd.struct_passwd | None:
     """Whom root gives the secret files that it makes at `path`: for /etc/ztunnel the service's user; else None."""
-    if os.geteuid() != 0 or not is_installed(path):
-        return None
+    return service_user() if os.geteuid() == 0 and is_installed(path) else None
+
+
+def service_user() -> pwd.struct_passwd | None:
+    """The account that the unit runs as; None where there is none."""
     try:
         return pwd.getpwnam(SERVICE_USER)
     except KeyError:

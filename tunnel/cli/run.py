@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from tunnel.cli.pick import JsonOption, SideOption, TableArgument, TableOption, running_side, table_file
+from tunnel.cli.pick import JsonOption, SideOption, TableArgument, TableOption, running_side, side_meant, table_file
 from tunnel.limits import READY_S
 
 
@@ -52,7 +52,7 @@ def up(
     try:
         file = table_file(table)
         _leave_it_to_the_service(file)
-        plan = read_plan(file, side)
+        plan = read_plan(file, side_meant(side))
     except ZtunnelError as error:
         notifier.status(str(error).splitlines()[0])
         raise
