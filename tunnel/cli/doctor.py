@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tunnel.cli import doctor_bridges, doctor_links
+from tunnel.cli import doctor_bridges, doctor_links, doctor_service
 from tunnel.cli.findings import Finding
 from tunnel.errors import ZtunnelError
 
@@ -34,7 +34,7 @@ def examine(table: str | None, side: str | None) -> list[Finding]:
         findings.append(finding)
     if plan is not None:
         findings += _folder(plan.runtime_dir), *_key_files(plan)
-        findings += *doctor_links.examine(plan), *doctor_bridges.examine(plan)
+        findings += *doctor_links.examine(plan), *doctor_bridges.examine(plan), *doctor_service.examine(plan)
     else:
         from tunnel.places import runtime_root
 
