@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors", "limits"},
     {"link", "heap", "places"},
-    {"files"},
+    {"files", "service_variables"},
     {"keys"},
     {"config", "pump", "log", "control"},
     {"programs"},

@@ -73,6 +73,18 @@ def test_state(
     assert places.state_dir("t", "dmz") == Path(state.replace("STATE", f"{system}/state"))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what belongs to another user")
+def test_root_keeps_no_state_in_a_folder_of_another_user(monkeypatch: pytest.MonkeyPatch, system: Path) -> None:
+    monkeypatch.setattr(places, "_ROOTS_STATE", system / "roots")
+    (system / "state").mkdir()
+    assert places.state_dir("t", "dmz") == system / "state/t.dmz"
+    os.chown(system / "state", 7, -1)
+    assert places.state_dir("t", "dmz") == system / "roots/t.dmz"
+    (system / "state").rmdir()
+    (system / "state").symlink_to("nowhere")
+    assert places.state_dir("t", "dmz") == system / "roots/t.dmz"
+
+
 def test_a_relative_folder_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZTUNNEL_RUNTIME_DIR", "run")
@@ -137,6 +149,15 @@ def test_what_is_installed(monkeypatch: pytest.MonkeyPatch, system: Path) -> Non
     assert not places.has_unit()
     (system / "unit").touch()
     assert places.has_unit()
+
+
+def test_which_tables_the_unit_runs(system: Path) -> None:
+    (system / "etc/deep").mkdir(parents=True)
+    (system / "link").symlink_to(system / "etc")
+    assert places.instance(system / "etc/dmz.yaml") == "dmz"
+    assert places.instance(system / "link/dmz.yaml") == "dmz"
+    for path in ("etc/deep/dmz.yaml", "etc/dmz.yml", "dmz.yaml", "etc"):
+        assert places.instance(system / path) is None
 
 
 def test_whom_secrets_are_given_to(monkeypatch: pytest.MonkeyPatch, system: Path) -> None:

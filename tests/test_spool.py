@@ -294,6 +294,23 @@ def test_the_wal_and_the_file_give_their_space_back(owner: Owner) -> None:
     owner.until(lambda: owner.spool.status()["file_bytes"] < MIB, "the empty file is short again")
 
 
+@pytest.mark.parametrize("called", ["orders.spool", "orders.spool.lock", "orders.spool-wal"])
+def test_no_link_is_followed(tmp_path: Path, called: str) -> None:
+    other = tmp_path / "other"
+    other.write_text("not ours")
+    other.chmod(0o644)
+    (tmp_path / called).symlink_to(other)
+    with pytest.raises(SpoolError, match=rf"{called} is a symbolic link, and a spool follows none: remove it\."):
+        Owner(tmp_path / "orders.spool")
+    assert (other.read_text(), stat.S_IMODE(other.stat().st_mode)) == ("not ours", 0o644)
+
+
+def test_a_pipe_is_no_spool(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "orders.spool")
+    with pytest.raises(SpoolError, match=r"orders\.spool is no plain file"):
+        Owner(tmp_path / "orders.spool")
+
+
 def test_modes_of_files_and_folder(owner: Owner) -> None:
     owner.put(b"x")
     owner.until_durable(1)

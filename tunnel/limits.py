@@ -300,6 +300,8 @@ IPC_PATH_BYTES: Final = 107
 # --- control ---------------------------------------------------------------------------------------------------------
 RECORD_BYTES: Final = 16 * KIB
 """`running.json`, which root reads in folders of other users."""
+VARIABLES_BYTES: Final = 256 * KIB
+"""/etc/ztunnel/NAME.env; in a longer one something else is."""
 PID_MOST: Final = 1 << 22
 """Linux's largest (PID_MAX_LIMIT, proc(5))."""
 CONTROL_REQUEST_BYTES: Final = 64 * KIB

@@ -4,8 +4,8 @@
               /run/ztunnel where this user may make a folder in it, /tmp/ztunnel-UID; then /NAME.SIDE
     ipc       $ZTUNNEL_IPC_DIR, else $ZTUNNEL_RUNTIME_DIR/ipc, /run/ztunnel-ipc (root), $XDG_RUNTIME_DIR/ztunnel-ipc,
               /run/ztunnel-ipc where this user may make a folder in it, /tmp/ztunnel-ipc-UID; then /NAME
-    state     $ZTUNNEL_STATE_DIR, else /var/lib/ztunnel (root), $XDG_STATE_HOME/ztunnel,
-              /var/lib/ztunnel where it is this user's, ~/.local/state/ztunnel; then /NAME.SIDE
+    state     $ZTUNNEL_STATE_DIR, else (root) /var/lib/ztunnel, or /var/lib/ztunnel-root where another user owns that;
+              $XDG_STATE_HOME/ztunnel, /var/lib/ztunnel where it is this user's, ~/.local/state/ztunnel; then /NAME.SIDE
 
 And where an installed ztunnel has its tables (/etc/ztunnel), and which user its service runs as (ztunnel).
 Only names paths and users; makes nothing.
@@ -28,6 +28,8 @@ SERVICE_USER: Final = "ztunnel"
 """The system user that the unit runs as."""
 _RUN: Final = Path("/run")
 _STATE: Final = Path("/var/lib/ztunnel")
+_ROOTS_STATE: Final = Path("/var/lib/ztunnel-root")
+"""Root writes nothing in a folder that the service's user owns, who could lead it elsewhere by links."""
 _UNITS: Final = tuple(
     Path(folder) / "systemd/system/ztunnel@.service"
     for folder in ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
@@ -90,8 +92,11 @@ def is_installed(path: Path) -> bool:
 
 def service_account(path: Path) -> pwd.struct_passwd | None:
     """Whom root gives the secret files that it makes at `path`: for /etc/ztunnel the service's user; else None."""
-    if os.geteuid() != 0 or not is_installed(path):
-        return None
+    return service_user() if os.geteuid() == 0 and is_installed(path) else None
+
+
+def service_user() -> pwd.struct_passwd | None:
+    """The account that the unit runs as; None where there is none."""
     try:
         return pwd.getpwnam(SERVICE_USER)
     except KeyError:
@@ -101,6 +106,12 @@ def service_account(path: Path) -> pwd.struct_passwd | None:
 def has_unit() -> bool:
     """Whether systemd's unit `ztunnel@NAME` is installed."""
     return any(unit.exists() for unit in _UNITS)
+
+
+def instance(table: Path) -> str | None:
+    """NAME, where the unit `ztunnel@NAME` runs that table: /etc/ztunnel/NAME.yaml, and not what lies deeper."""
+    real = Path(os.path.realpath(table))
+    return real.stem if real.suffix == ".yaml" and str(real.parent) == os.path.realpath(INSTALLED) else None
 
 
 def user_name(uid: int) -> str:
@@ -115,7 +126,7 @@ def _state_root() -> Path:
     if said := os.environ.get("ZTUNNEL_STATE_DIR"):
         return Path(os.path.abspath(said))
     if os.geteuid() == 0:
-        return _STATE
+        return _STATE if not os.path.lexists(_STATE) or _is_ours(_STATE) else _ROOTS_STATE
     if home := os.environ.get("XDG_STATE_HOME"):
         return Path(home) / "ztunnel"
     return _STATE if _is_ours(_STATE) else Path.home() / ".local/state/ztunnel"

@@ -65,6 +65,26 @@ def test_with_the_unit_it_tells_of_systemd(etc: Path, capsys: pytest.CaptureFixt
     assert told.endswith(f"    ztunnel up {etc}/b/dmz.yaml\n"), "the unit does not look there"
 
 
+@pytest.mark.parametrize("detach", [[], ["-d"]])
+def test_root_leaves_it_to_the_unit(
+    etc: Path, detach: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (etc, etc / "deep"):
+        folder.mkdir()
+        (folder / "dmz.yaml").write_text("version: 2\n")
+    assert "run by systemd" not in ztunnel(capsys, "up", etc / "dmz.yaml", *detach)[2], "no unit is installed"
+    (etc.parent / "unit").touch()
+    code, _, told = ztunnel(capsys, "up", etc / "dmz.yaml", *detach)
+    assert code == 2
+    assert f"{etc}/dmz.yaml is run by systemd, as the user nobody: `systemctl start ztunnel@dmz`" in told
+    assert "`runuser -u nobody -- ztunnel up dmz` to see it in the foreground" in told
+    assert "run by systemd" not in ztunnel(capsys, "up", etc / "deep/dmz.yaml", *detach)[2], (
+        "the unit does not look there"
+    )
+    monkeypatch.setattr(os, "geteuid", lambda: NOBODY.pw_uid)
+    assert "run by systemd" not in ztunnel(capsys, "up", etc / "dmz.yaml", *detach)[2]
+
+
 @pytest.mark.parametrize("out", ["keys", ".", "deep/er"])
 def test_keygen(etc: Path, out: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     etc.mkdir(mode=0o755)

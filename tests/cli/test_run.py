@@ -14,7 +14,8 @@ import pytest
 
 from tests.supervise.rig import ZTUNNEL, Rig, ended
 from tests.waiting import until
-from tunnel.supervise.places import find_all
+from tunnel.cli.run import down
+from tunnel.supervise.places import Running, find_all
 
 
 def ready(side: Rig, name: str = "dmz") -> bool:
@@ -37,6 +38,25 @@ class TestUpAndDown:
         again = side.run("down")
         assert again.returncode == 3
         assert "no table is running here" in again.stderr
+
+    @pytest.mark.parametrize("unit", [None, "ztunnel@the-file"])
+    def test_down_says_that_systemd_starts_it_again(
+        self, unit: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+        side = Running(tmp_path, "t", "dmz", tmp_path / "t.yaml", os.getpid(), 1.0)
+
+        def unit_of(running: Running) -> str | None:
+            asked.append("unit")
+            return unit
+
+        monkeypatch.setattr("tunnel.cli.run.running_side", lambda *_: side)
+        monkeypatch.setattr("tunnel.supervise.places.unit_of", unit_of)
+        monkeypatch.setattr("tunnel.supervise.daemon.Supervisor.shut_down", lambda _: asked.append("end"))
+        down()
+        assert asked == ["unit", "end"], "the cgroup is gone afterwards"
+        more = f"systemd starts it again in 3 s; `systemctl stop {unit}` keeps it down\n" if unit else ""
+        assert capsys.readouterr().out == f"stopped: t side dmz\n{more}"
 
     def test_both_sides_on_one_machine_link_up(self, side: Rig) -> None:
         side.up("dmz")

@@ -181,3 +181,43 @@ def test_an_abstract_address_has_no_file() -> None:
     file.bind(lambda: called.append(1))
     file.remove()
     assert called
+
+
+@pytest.fixture
+def sticky(tmp_path: Path) -> Path:
+    """As /tmp and /run/ztunnel-ipc are."""
+    folder = tmp_path / "sticky"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    return folder
+
+
+def test_a_link_in_a_sticky_folder_is_not_followed(sticky: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (sticky / "t").symlink_to(tmp_path / "elsewhere")
+    for path in (sticky / "t/s", sticky / "t/deep/s"):
+        with Listener(path) as listener, pytest.raises(LocalError, match=r"sticky/t is a symbolic link, made by"):
+            ipc(path).bind(listener.bind)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what belongs to another user")
+def test_a_folder_of_another_user_in_a_sticky_folder_is_not_used(sticky: Path) -> None:
+    folder = sticky / "t"
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    for path in (folder / "s", folder / "deep/s"):
+        with Listener(path) as listener, pytest.raises(LocalError, match="sticky/t belongs to another user, nobody"):
+            ipc(path).bind(listener.bind)
+    assert not list(folder.iterdir())
+    sticky.chmod(0o755)  # the control: root's own folder, where root alone can have let that user in
+    with Listener(folder / "s") as listener:
+        ipc(folder / "s").bind(listener.bind)
+
+
+def test_an_own_folder_in_a_sticky_folder_is_used(sticky: Path) -> None:
+    for _ in range(2):
+        with Listener(sticky / "t/s") as listener:
+            made = ipc(sticky / "t/s")
+            made.bind(listener.bind)
+            made.remove()

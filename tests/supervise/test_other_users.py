@@ -249,6 +249,10 @@ except PermissionError:
         cgroup = "0::/system.slice/system-ztunnel.slice/ztunnel@t.service\n"
         monkeypatch.setattr(Path, "read_text", lambda path: cgroup if path.name == "cgroup" else "")
         assert places._stopping(running) == "systemctl stop ztunnel@t"
+        cgroup = "0::/system.slice/system-ztunnel.slice/ztunnel@the-file.service/sub\n"
+        assert places.unit_of(running) == "ztunnel@the-file"
+        cgroup = "0::/user.slice/ztunnel@\x1b[2J.service\n"
+        assert places.unit_of(running) is None
 
     def test_roots_own_up_beside_them(self, root: Path) -> None:
         os.chmod(root, 0o1775)
@@ -260,7 +264,7 @@ except PermissionError:
     def test_a_folder_of_root_is_not_used_by_others(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         places.prepare(root / "t.dmz")
         monkeypatch.setattr(os, "geteuid", lambda: NOBODY.pw_uid)
-        with pytest.raises(LocalError, match="belongs to another user, root: run ztunnel as that user"):
+        with pytest.raises(LocalError, match=f"belongs to another user, root: root removes it .`rm -r {root}/t.dmz`"):
             places.prepare(root / "t.dmz")
 
 

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tunnel.cli import doctor_bridges, doctor_links
+from tunnel.cli import doctor_bridges, doctor_links, doctor_service
 from tunnel.cli.findings import Finding
 from tunnel.errors import ZtunnelError
 
@@ -34,7 +34,7 @@ def examine(table: str | None, side: str | None) -> list[Finding]:
         findings.append(finding)
     if plan is not None:
         findings += _folder(plan.runtime_dir), *_key_files(plan)
-        findings += *doctor_links.examine(plan), *doctor_bridges.examine(plan)
+        findings += *doctor_links.examine(plan), *doctor_bridges.examine(plan), *doctor_service.examine(plan)
     else:
         from tunnel.places import runtime_root
 
@@ -106,7 +106,7 @@ MACHINE: Final[tuple[Callable[[], Finding], ...]] = (_versions, _libzmq, _pump, 
 
 
 def _read(table: str | None, side: str | None) -> tuple[Plan | None, Finding | None]:
-    from tunnel.cli.pick import other_users_side, table_file
+    from tunnel.cli.pick import other_users_side, side_meant, table_file
     from tunnel.config import read_plan
 
     other = other_users_side(table, side)  # what it would meet is then seen with that user's eyes
@@ -117,7 +117,7 @@ def _read(table: str | None, side: str | None) -> tuple[Plan | None, Finding | N
             return None, None
         return None, Finding("bad", "table", str(error), "name the table's file")
     try:
-        plan = read_plan(file, side if other is None else other.side)
+        plan = read_plan(file, side_meant(side) if other is None else other.side)
         if other is None:
             other_users_side(str(file), plan.side)
     except ZtunnelError as error:

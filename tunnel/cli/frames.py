@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final, cast
 import typer
 from typer.core import TyperCommand
 
-from tunnel.cli.pick import table_file
+from tunnel.cli.pick import named_table
 from tunnel.cli.tap import shown
 from tunnel.errors import UsageError, ZtunnelError
 from tunnel.limits import TAP_FRAME_BYTES
@@ -125,7 +125,7 @@ def _of_bridge(named: list[str]) -> tuple[Framing, Framing]:
     from tunnel.config.values import suggest, those_there_are
 
     table, name = named.pop(0), named.pop(0)
-    loaded = load_table(Path(table) if Path(table).exists() else table_file(table))
+    loaded = load_table(named_table(table))
     bridge = loaded.model.bridges.get(name)
     if bridge is None:
         known = loaded.model.bridges

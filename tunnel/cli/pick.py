@@ -65,7 +65,29 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def table_file(table: str | None) -> Path:
-    """The file that TABLE means, absolute. UsageError: there is none, or several could be meant."""
+    """The file that TABLE means, absolute. UsageError: there is none, or several could be meant.
+
+    What is in NAME.env of an installed table is in the environment from here on, where the shell has not set it.
+    """
+    file = _table_file(table)
+    _take_variables(file, os.geteuid())
+    return file
+
+
+def side_meant(side: str | None) -> str | None:
+    """`--as`, else ZTUNNEL_SIDE, which may have come with the table's variables."""
+    return side or os.environ.get("ZTUNNEL_SIDE") or None
+
+
+def named_table(table: str | None) -> Path:
+    """As `table_file`, as it was named: problems are then shown so that an editor can jump to them."""
+    if table is None or not Path(table).exists():
+        return table_file(table)
+    _take_variables(Path(table), os.geteuid())
+    return Path(table)
+
+
+def _table_file(table: str | None) -> Path:
     from tunnel.supervise.places import find_all
 
     running = [side for side in find_all() if side.owner == os.geteuid()]  # root takes no file that others name
@@ -100,7 +122,9 @@ def running_side(table: str | None, side: str | None, *, dead_too: bool = False)
         for module in _NEEDED:  # that user may be unable to read the files of a ztunnel that only root has
             with suppress(ImportError):  # told by the command that needs it
                 importlib.import_module(module)
+    _take_variables(running.table, running.owner)  # the file may be root's alone
     act_for(running)
+    _take_variables(running.table, running.owner)  # or that user's, from whom root takes none
     return running
 
 
@@ -113,3 +137,14 @@ def other_users_side(table: str | None, side: str | None) -> Running | None:
     except ZtunnelError:
         return None
     return running_side(table, side) if found.owner != os.geteuid() else None
+
+
+def _take_variables(table: Path, owner: int) -> None:
+    """The variables of the table's unit, as defaults. Those that root can read are for nobody but the service's user:
+    any user can write down that a table below /etc/ztunnel runs here."""
+    from tunnel.places import service_user
+    from tunnel.service_variables import service_variables
+
+    if owner == os.geteuid() or ((account := service_user()) is not None and owner == account.pw_uid):
+        for name, value in service_variables(table).items():
+            os.environ.setdefault(name, value)

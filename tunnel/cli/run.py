@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 from contextlib import suppress
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tunnel.cli.pick import JsonOption, SideOption, TableArgument, TableOption, running_side, table_file
+from tunnel.cli.pick import JsonOption, SideOption, TableArgument, TableOption, running_side, side_meant, table_file
 from tunnel.limits import READY_S
 
 
@@ -48,7 +50,9 @@ def up(
 
     notifier = Notifier()
     try:
-        plan = read_plan(table_file(table), side)
+        file = table_file(table)
+        _leave_it_to_the_service(file)
+        plan = read_plan(file, side_meant(side))
     except ZtunnelError as error:
         notifier.status(str(error).splitlines()[0])
         raise
@@ -73,16 +77,19 @@ def down(table: TableArgument = None, side: SideOption = None) -> None:
     from tunnel.errors import LocalError
     from tunnel.limits import DOWN_S
     from tunnel.supervise.daemon import Supervisor
-    from tunnel.supervise.places import wait_until_gone
+    from tunnel.supervise.places import unit_of, wait_until_gone
 
     by_root = os.geteuid() == 0
     running = running_side(table, side)
+    unit = unit_of(running)
     by_root = by_root and running.owner != 0  # a pid in a record of another user is no advice for root
     Supervisor(running).shut_down()
     if not wait_until_gone(running, DOWN_S):
         how = "" if by_root else f": `kill -9 {running.pid}` ends its supervisor at once, its processes then stop"
         raise LocalError(f"{running} did not end within {DOWN_S:g} s{how}.")
     typer.echo(f"stopped: {running.name} side {running.side}")
+    if unit:
+        typer.echo(f"systemd starts it again in 3 s; `systemctl stop {shlex.quote(unit)}` keeps it down")
 
 
 def restart(
@@ -139,6 +146,20 @@ def wait(
     status, reached = wait_for_stage(running_side(table, side), route, stage.value, timeout)
     if not reached:
         raise LocalError(f"route {route} after {timeout:g} s: {missing_of(status, route, stage.value)}")
+
+
+def _leave_it_to_the_service(table: Path) -> None:
+    """UsageError: root starts by hand what the unit runs as another user, in whose way root's files would be."""
+    from tunnel.errors import UsageError
+    from tunnel.places import SERVICE_USER, has_unit, instance
+
+    name = instance(table)
+    if name is not None and os.geteuid() == 0 and has_unit():
+        name = shlex.quote(name)
+        raise UsageError(
+            f"{table} is run by systemd, as the user {SERVICE_USER}: `systemctl start ztunnel@{name}`; "
+            f"or `runuser -u {SERVICE_USER} -- ztunnel up {name}` to see it in the foreground."
+        )
 
 
 def _print(line: str) -> None:

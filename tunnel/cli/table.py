@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunnel.cli.pick import JsonOption, SideOption, TableArgument, table_file
+from tunnel.cli.pick import JsonOption, SideOption, TableArgument, named_table
 from tunnel.errors import KeyFileError, TableError, UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def check(
     from tunnel.config.describe import ports as ports_of
 
     try:
-        loaded = load_table(_named(table))
+        loaded = load_table(named_table(table))
         sides = _plan_what_can_be(loaded, side)
     except TableError as error:
         if as_json:
@@ -69,17 +68,12 @@ def render(
     from tunnel.config.render import render as rendered
     from tunnel.config.values import listing, suggest
 
-    loaded = load_table(_named(table))
+    loaded = load_table(named_table(table))
     if side is None:
         raise UsageError(f"for which side? Say --as {listing(loaded.sides)}.")
     if side not in loaded.sides:
         raise UsageError(f"--as {side}: {loaded.path} has no such side.{suggest(side, loaded.sides)}")
     typer.echo(rendered(loaded, side), nl=False)
-
-
-def _named(table: str | None) -> Path:
-    """The table's file, as it was named: problems are then shown so that an editor can jump to them."""
-    return Path(table) if table is not None and Path(table).exists() else table_file(table)
 
 
 def _plan_what_can_be(table: Table, side: str | None) -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tunnel.errors import LocalError
 from tunnel.limits import IPC_PATH_BYTES
+from tunnel.places import user_name
 
 _PUBLIC_FOLDER = 0o755
 _PRIVATE_FOLDER = 0o700
@@ -75,12 +76,15 @@ class IpcFile:
 
     def _make_folder(self) -> None:
         folder = Path(self.path).parent
-        missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+        mode = _PRIVATE_FOLDER if self._private else _PUBLIC_FOLDER
         try:
-            for parent in reversed(missing):
-                parent.mkdir(mode=_PRIVATE_FOLDER if self._private else _PUBLIC_FOLDER, exist_ok=True)
-                # the umask may have taken away what the applications need to get at the socket
-                parent.chmod(_PRIVATE_FOLDER if self._private else _PUBLIC_FOLDER)
+            for parent in reversed((folder, *folder.parents)):
+                missing = not parent.exists()
+                if missing:
+                    parent.mkdir(mode=mode, exist_ok=True)
+                _refuse_if_planted(parent)
+                if missing:  # the umask may have taken away what the applications need to get at the socket
+                    parent.chmod(mode)
         except OSError as error:
             raise LocalError(
                 f"The folder {folder} could not be made: {error.strerror}. Make it, or choose another path."
@@ -123,6 +127,19 @@ class IpcFile:
             raise LocalError(
                 f"{self.path} could not be given its {what}: {error.strerror}. Is this user a member of the group?"
             ) from None
+
+
+def _refuse_if_planted(folder: Path) -> None:
+    """In a sticky folder (/tmp, /run/ztunnel-ipc) anybody may have made it first, and could put another socket in
+    the place of ours."""
+    if not folder.parent.stat().st_mode & stat.S_ISVTX:
+        return
+    found = folder.lstat()
+    owner, remedy = user_name(found.st_uid), "remove it, or choose another path."
+    if stat.S_ISLNK(found.st_mode):
+        raise LocalError(f"The folder {folder} is a symbolic link, made by {owner}: {remedy}")
+    if found.st_uid not in (os.geteuid(), 0):
+        raise LocalError(f"The folder {folder} belongs to another user, {owner}: {remedy}")
 
 
 def _identity(path: str) -> tuple[int, int, int]:

@@ -28,6 +28,7 @@ import json
 import os
 import secrets
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
@@ -186,8 +187,12 @@ class SpoolFile:
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
             return True
         except FileExistsError:
-            os.chmod(self.path, 0o600)
-            return False
+            fd = _open_plain(self.path)  # no database is open, whose locks closing it would take away
+        try:
+            os.fchmod(fd, 0o600)
+        finally:
+            os.close(fd)
+        return False
 
     def _identify(self, db: sqlite3.Connection) -> None:
         mark, version = _one(db, "PRAGMA application_id")[0], _one(db, "PRAGMA user_version")[0]
@@ -493,7 +498,7 @@ def _corrupt(sentence: str) -> sqlite3.DatabaseError:
 
 
 def _take_lock(lock: Path, path: Path) -> int:
-    fd = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fd = _open_plain(lock, os.O_CREAT)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -508,11 +513,25 @@ def _take_lock(lock: Path, path: Path) -> int:
     return fd
 
 
+def _open_plain(path: Path, more: int = 0) -> int:
+    """For reading and writing. No link is followed: who may write to the folder could choose the file."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | more, 0o600)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise SpoolError(f"{path} is a symbolic link, and a spool follows none: remove it.") from None
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise SpoolError(f"{path} is no plain file: remove it.")
+
+
 def _write_again(path: Path) -> None:
     """Writes the file over itself and fsyncs it: see "a failed fsync" at the top. Not for the database: closing it here
     would take SQLite's locks away (POSIX locks are per process)."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = _open_plain(path)
     except FileNotFoundError:
         return
     try:

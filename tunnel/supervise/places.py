@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import pwd
+import re
 import shlex
 import stat
 import time
@@ -37,6 +38,7 @@ _UNTOLD: Final = ("folder", "owner")
 """Known from where a record lies, so not written in it."""
 _LONGEST: Final = f"{SUPERVISOR_SOCKET}.{2**22}"
 """supervisord binds its socket under a name with its pid, then renames it."""
+_UNIT: Final = re.compile(r"/(ztunnel@[\w.:\\-]+)\.service(?:/|$)", re.ASCII | re.MULTILINE)
 _LATEST: Final = 1e12
 """Seconds of the wall clock; more is no time."""
 
@@ -180,6 +182,18 @@ def act_for(running: Running) -> None:
     os.environ.update(running.roots)
 
 
+def unit_of(running: Running) -> str | None:
+    """`ztunnel@NAME`, where systemd runs it: its supervisor is in the cgroup of that unit (so ask before it ends).
+
+    NAME is the table's file; the table may call itself otherwise.
+    """
+    process = Path("/proc") / str(running.pid)
+    with contextlib.suppress(OSError):
+        if process.stat().st_uid == running.owner and (found := _UNIT.search((process / "cgroup").read_text())):
+            return found[1]
+    return None
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Whoever reads `path` sees the old text or the new one, never half of it."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -289,15 +303,14 @@ def _must_be_ours(folder: Path, *, or_roots: bool = False) -> None:
     if running is not None and running.alive:
         end = _stopping(running)
         raise LocalError(f"{running} is run by the user {owner} already: `{end}` ends it, as root or as {owner}.")
-    if os.geteuid() == 0 and not or_roots:
+    if found.st_uid == 0:
+        remedy = f"root removes it (`rm -r {shlex.quote(str(folder))}`), or set ZTUNNEL_RUNTIME_DIR"
+    elif os.geteuid() == 0 and not or_roots:
         remedy += f"; nothing runs there, and `rm -r {shlex.quote(str(folder))}` makes room for root"
     raise LocalError(f"the runtime folder {folder} belongs to another user, {owner}: {remedy}.")
 
 
 def _stopping(running: Running) -> str:
-    """The command that ends it: systemd's, where its supervisor is in the cgroup of our unit."""
-    process, unit = Path("/proc") / str(running.pid), f"ztunnel@{running.name}.service"
-    with contextlib.suppress(OSError):
-        if process.stat().st_uid == running.owner and f"/{unit}" in (process / "cgroup").read_text():
-            return f"systemctl stop {unit.removesuffix('.service')}"
-    return f"ztunnel down {running.name} --as {running.side}"
+    """The command that ends it."""
+    unit = unit_of(running)
+    return f"systemctl stop {shlex.quote(unit)}" if unit else f"ztunnel down {running.name} --as {running.side}"
