@@ -41,6 +41,8 @@ PACKAGES: Final = (
 )
 """What a box has before the package comes: any Debian's, and what the package needs, for no box reaches a mirror."""
 NEEDED: Final = ("systemd-nspawn", "debootstrap", "ip", "nsenter", "unshare")
+OUTER: Final = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
+"""The environment of commands on this machine: Debian keeps half of NEEDED where not every PATH looks."""
 INNER_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BOOT_S: Final = 60.0
 
@@ -49,6 +51,7 @@ def run(*command: str | Path, timeout_s: float = 60, check: bool = True, **more:
     """A command's output, both kinds; AssertionError with it where it fails."""
     done = subprocess.run(
         [str(part) for part in command],
+        env=OUTER,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -64,7 +67,7 @@ def skip_unless_bootable() -> None:
     """Skips the test, with the reason, where no machine can be booted at all."""
     if os.geteuid() != 0:
         pytest.skip("booting a machine needs root")
-    missing = [program for program in NEEDED if shutil.which(program) is None]
+    missing = [program for program in NEEDED if shutil.which(program, path=OUTER["PATH"]) is None]
     if missing:
         pytest.skip(f"{', '.join(missing)}: not here (Debian: apt-get install systemd-container debootstrap iproute2)")
     tried = subprocess.run(
@@ -87,9 +90,17 @@ def debian() -> Path:
             shutil.rmtree(half_made, ignore_errors=True)
             include = ",".join(PACKAGES)
             run(
-                *("debootstrap", "--variant=minbase", f"--include={include}", SUITE, half_made, _mirror()),
+                *(
+                    "env",
+                    "DPKG_FORCE=unsafe-io",
+                    "debootstrap",
+                    "--variant=minbase",
+                    f"--include={include}",
+                    SUITE,
+                    half_made,
+                    _mirror(),
+                ),
                 timeout_s=900,
-                env={**os.environ, "DPKG_FORCE": "unsafe-io", "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
             )
             for unit in ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer"):
                 (half_made / "etc/systemd/system" / unit).symlink_to("/dev/null")
@@ -155,6 +166,7 @@ class Box:
             stdout=self._log,
             stderr=self._log,
             start_new_session=True,
+            env=OUTER,
         )
         self.booted()
         return self

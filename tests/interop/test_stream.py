@@ -16,7 +16,7 @@ import pytest
 
 from tests.streams import Handler, Service, connected, echo, exactly, to_the_end, was_reset
 from tests.tunnel_pair import Tunnel
-from tests.waiting import free_port, until
+from tests.waiting import elapse, free_port, until
 from tunnel.control import ask
 from tunnel.errors import ZtunnelError
 
@@ -302,6 +302,17 @@ def test_an_orderly_stop_hands_on_what_it_has_and_tells_the_other_half(
         assert tunnel.devices["plant"].stop() == 0
         assert was_reset(client)
     tunnel.until_route("dmz", "s", lambda r: r["connections"] == 0 and r["ended"] == {"closing": 1})
+
+
+def test_a_quiet_half_that_stops_tells_the_other_too(tunnel: Tunnel, service: Callable[..., Service]) -> None:
+    """Nothing is under way, so nothing but the word itself keeps it from leaving at once."""
+    entry = started(tunnel, service(echo).address)
+    with connected(entry) as client:
+        client.sendall(b"x")
+        assert exactly(client, 1) == b"x"
+        elapse(0.5)  # until everything is acknowledged, both ways
+        assert tunnel.devices["plant"].stop() == 0
+        assert was_reset(client)
 
 
 def test_two_targets_share_the_connections(tmp_path: Path, service: Callable[..., Service]) -> None:

@@ -109,7 +109,7 @@ class Stream(Pattern):
             half.let_go()
 
     def idle(self) -> bool:
-        return not any(one.buffered for half in self.halves.values() for one in half.connections.values())
+        return all(half.idle for half in self.halves.values())
 
     def local(self, port: Port) -> tuple[int, int, int]:
         return self.halves[port].doorway()

@@ -74,6 +74,11 @@ class Half:
     def starve(self, connection: Connection) -> None:
         self._starved.append(connection)
 
+    @property
+    def idle(self) -> bool:
+        """Nothing waits here: neither for its turn on the channel (`say`), nor for a connection."""
+        return not self._pending and not any(one.buffered for one in self.connections.values())
+
     def say(self, record: Segment) -> None:
         if self._closed:
             return
