@@ -245,18 +245,16 @@ class Box:
 @contextlib.contextmanager
 def boxes(folder: Path, *names: str, debs: Sequence[Path] = ()) -> Iterator[list[Box]]:
     """Booted boxes; two of them have a cable between them: 192.0.2.1 and 192.0.2.2."""
-    made: list[Box] = []
-    try:
+    with contextlib.ExitStack() as removing:  # each of them, also where another one's removal fails
+        made: list[Box] = []
         for name in names:
             made.append(Box(name, folder, debs))
+            removing.callback(made[-1].remove)
         if len(made) == 2:
             _cable(*made)
         for box in made:
             box.boot()
         yield made
-    finally:
-        for box in made:
-            box.remove()
 
 
 def _cable(one: Box, other: Box) -> None:
