@@ -186,6 +186,10 @@ class Box:
         """What a root shell on it prints."""
         return run(*self.inside, script, timeout_s=timeout_s, check=check)
 
+    def main_pid(self, unit: str) -> int:
+        """As the box counts; 0 while the unit has none."""
+        return int(self.run(f"systemctl show -P MainPID {unit}").strip() or 0)
+
     def reboot(self) -> None:
         """In order, as `reboot` does it; returns when it is up again."""
         assert self._process is not None

@@ -190,11 +190,11 @@ def a_table_that_is_never_ready(box: Box) -> None:
 def an_upgrade_waits_for_nobody(box: Box, deb: Path) -> None:
     """Also not for a table that is not ready yet, and every table gets the new code."""
     assert box.run("systemctl is-active ztunnel@waits || true").strip() == "activating"
-    before = [main_pid(box, name) for name in ("dmz", "plant", "waits")]
+    before = [box.main_pid(f"ztunnel@{name}") for name in ("dmz", "plant", "waits")]
     said = box.run(f"apt-get install -y --reinstall /root/{deb.name}", timeout_s=60)
     assert "Unknown option" not in said
     until(
-        lambda: not {main_pid(box, name) for name in ("dmz", "plant", "waits")} & {0, *before},
+        lambda: not {box.main_pid(f"ztunnel@{name}") for name in ("dmz", "plant", "waits")} & {0, *before},
         30,
         lambda: f"all are restarted: {before}",
     )
@@ -237,9 +237,9 @@ def nothing_was_complained_of(box: Box) -> None:
 
 
 def is_started_again(box: Box) -> None:
-    pid = main_pid(box, "dmz")
+    pid = box.main_pid("ztunnel@dmz")
     box.run(f"kill -9 {pid}")
-    until(lambda: main_pid(box, "dmz") not in (0, pid), 30, "it is started again")
+    until(lambda: box.main_pid("ztunnel@dmz") not in (0, pid), 30, "it is started again")
     until(lambda: box.run("systemctl is-active ztunnel@dmz || true").strip() == "active", 30, "it is ready again")
 
 
@@ -291,10 +291,6 @@ def is_purged(box: Box, before: set[str]) -> None:
 
 def files_of(box: Box) -> set[str]:
     return set(box.run("find / -xdev -path /proc -prune -o -print; find /run").splitlines())
-
-
-def main_pid(box: Box, name: str) -> int:
-    return int(box.run(f"systemctl show -P MainPID ztunnel@{name}").strip() or 0)
 
 
 def put(box: Box, table: str, text: str) -> None:

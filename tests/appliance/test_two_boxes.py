@@ -259,12 +259,12 @@ def power_cut_of_the_near_machine(dmz: Box, plant: Box, traffic: Traffic, losses
 
 def upgrade(box: Box, deb: Path, traffic: Traffic, losses: Losses, *, near: bool) -> None:
     traffic.flows()
-    pid = main_pid(box)
+    pid = box.main_pid("ztunnel@dmz")
     said = box.run(f"apt-get install -y /root/{deb.name}", timeout_s=180)
     assert f"over ({OLD})" in said
     assert "Unknown option" not in said
     assert box.run("dpkg-query -W -f '${Version}' ztunnel") == deb.name.split("_")[1]
-    until(lambda: main_pid(box) not in (0, pid), 60, "it is restarted")
+    until(lambda: box.main_pid("ztunnel@dmz") not in (0, pid), 60, "it is restarted")
     is_back(box)
     assert "name: dmz" in box.run("cat /etc/ztunnel/dmz.yaml")  # the user's table is as it was
     all_flows_and_settles(traffic)
@@ -277,11 +277,11 @@ def a_process_that_hangs(dmz: Box, traffic: Traffic, losses: Losses) -> None:
     folder.mkdir(parents=True)
     (folder / "watchdog.conf").write_text("[Service]\nWatchdogSec=6\n")
     dmz.run("systemctl daemon-reload; systemctl restart ztunnel@dmz")
-    pid = main_pid(dmz)
+    pid = dmz.main_pid("ztunnel@dmz")
     device = json.loads(dmz.run("ztunnel status --json"))["device_pid"]
     sent = traffic.tasks.sent()
     dmz.run(f"kill -STOP {device}")
-    until(lambda: main_pid(dmz) not in (0, pid), 60, "systemd ends it")
+    until(lambda: dmz.main_pid("ztunnel@dmz") not in (0, pid), 60, "systemd ends it")
     assert "watchdog" in dmz.run("journalctl -q -o cat -u ztunnel@dmz | grep -i watchdog")
     is_back(dmz)
     all_flows_and_settles(traffic)
@@ -368,10 +368,6 @@ def is_back(box: Box) -> None:
 
 def state(box: Box) -> str:
     return box.run("systemctl status -l ztunnel@dmz; journalctl -q -n 30 -u ztunnel@dmz", check=False)
-
-
-def main_pid(box: Box) -> int:
-    return int(box.run("systemctl show -P MainPID ztunnel@dmz").strip() or 0)
 
 
 def kept_on_disk(box: Box) -> int:

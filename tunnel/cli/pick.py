@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tunnel.supervise.places import Running
 
 _NEEDED: Final = (
-    "asyncio",
     "cryptography.x509",
     "encodings.idna",
     "encodings.utf_8_sig",
@@ -30,7 +29,7 @@ _NEEDED: Final = (
     "tunnel.cli.steps",
     "tunnel.config",
     "tunnel.local.words",
-    "tunnel.resolve",
+    "tunnel.ports",
     "tunnel.supervise.logs",
     "tunnel.supervise.reload",
     "tunnel.supervise.stages",

@@ -79,13 +79,14 @@ def down(table: TableArgument = None, side: SideOption = None) -> None:
     from tunnel.supervise.daemon import Supervisor
     from tunnel.supervise.places import unit_of, wait_until_gone
 
-    by_root = os.geteuid() == 0
+    asker = os.geteuid()  # before `running_side`, where root becomes the side's user
     running = running_side(table, side)
     unit = unit_of(running)
-    by_root = by_root and running.owner != 0  # a pid in a record of another user is no advice for root
     Supervisor(running).shut_down()
     if not wait_until_gone(running, DOWN_S):
-        how = "" if by_root else f": `kill -9 {running.pid}` ends its supervisor at once, its processes then stop"
+        how = f": `kill -9 {running.pid}` ends its supervisor at once, its processes then stop"
+        if running.owner != asker:
+            how = ""  # a pid in a record of another user is no advice for root
         raise LocalError(f"{running} did not end within {DOWN_S:g} s{how}.")
     typer.echo(f"stopped: {running.name} side {running.side}")
     if unit:
