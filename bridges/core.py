@@ -13,7 +13,7 @@ from bridges.connection import ZMQ, Connection
 from bridges.framing import FramingError, Message
 from bridges.messages import run_of
 from bridges.zmq_side import OnMessages, ZmqSide
-from tunnel.config.bridge_plan import BridgePlan
+from tunnel.config.bridge_plan import BridgePlan, TcpPlan
 from tunnel.limits import BRIDGE_HELD_BYTES, BRIDGE_LOG_S, BRIDGE_READ_BYTES, BRIDGE_READ_LEAST_BYTES
 from tunnel.log import Log
 from tunnel.reactor import Reactor
@@ -22,9 +22,11 @@ from tunnel.reactor import Reactor
 class Core:
     """One bridge's belongings."""
 
-    def __init__(self, plan: BridgePlan, reactor: Reactor, log: Log, socket: str, on_messages: OnMessages) -> None:
+    def __init__(
+        self, plan: BridgePlan[TcpPlan], reactor: Reactor, log: Log, socket: str, on_messages: OnMessages
+    ) -> None:
         """`socket`: the type of the 0MQ socket that is made, which may be another than the table's."""
-        self.plan = plan.tcp
+        self.plan = plan.own
         self.reactor = reactor
         self.loop = reactor.loop
         self.log = log

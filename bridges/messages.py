@@ -32,6 +32,15 @@ def run_of(messages: Iterable[Message], before: Sequence[bytes] = ()) -> bytes:
     return b"".join(parts)
 
 
+def pieces_of(message: Sequence[Segment]) -> tuple[Segment, ...]:
+    """The run of one message, without a copy of its frames."""
+    *first, last = message
+    pieces: list[Segment] = []
+    for frame in first:
+        pieces += (_U32.pack(len(frame) | MORE), frame)
+    return (*pieces, _U32.pack(len(last)), last)
+
+
 def messages_of(segments: Sequence[Segment]) -> Iterator[list[bytes]]:
     """The messages of a run, each a list of its frames."""
     run = bytes(segments[0]) if len(segments) == 1 else b"".join(segments)

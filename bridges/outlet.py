@@ -12,7 +12,7 @@ from collections.abc import Callable
 import zmq
 
 from tunnel import pump
-from tunnel.pump import BAD, DONE
+from tunnel.pump import BAD, DONE, Segment
 
 Done = Callable[[], None]
 
@@ -34,7 +34,7 @@ class Outlet:
         """Runs that were no runs to their end, which went nowhere."""
         self._on_change = on_change
         self._on_gone = on_gone
-        self._runs: deque[tuple[bytes, Done | None]] = deque()
+        self._runs: deque[tuple[tuple[Segment, ...], Done | None]] = deque()
         self._position = 0
 
     def __repr__(self) -> str:
@@ -49,9 +49,9 @@ class Outlet:
         """Runs."""
         return len(self._runs)
 
-    def put(self, run: bytes, done: Done | None = None) -> None:
-        """Hand a run over, now or when there is room; then `done` is called."""
-        self._runs.append((run, done))
+    def put(self, run: bytes | tuple[Segment, ...], done: Done | None = None) -> None:
+        """Hand a run over (in one piece, or in several), now or when there is room; then `done` is called."""
+        self._runs.append(((run,) if isinstance(run, bytes) else run, done))
         if len(self._runs) == 1:
             self.flush()
             if self._runs:
@@ -62,7 +62,7 @@ class Outlet:
         gone = self.unreachable
         while self._runs:
             run, done = self._runs[0]
-            fed = pump.feed(self._socket, (run,), self._position)
+            fed = pump.feed(self._socket, run, self._position)
             self.messages += fed.messages
             self.unreachable += fed.unreachable
             self.bytes += fed.position - self._position

@@ -11,7 +11,8 @@ from typing import Final, Protocol, cast
 
 from tunnel import served
 from tunnel.config import read_plan
-from tunnel.config.bridge_plan import BridgeKind, BridgePlan
+from tunnel.config.bridge_plan import BridgeKind, BridgePlan, OwnPlan
+from tunnel.control import Command
 from tunnel.errors import UsageError
 from tunnel.log import Log
 from tunnel.reactor import Reactor
@@ -25,6 +26,9 @@ class Bridge(Process, Protocol):
 
     def spools(self) -> Mapping[str, Spool]:
         """What it keeps on disk, by name."""
+
+    def commands(self) -> Mapping[str, Command]:
+        """What it may be asked besides (tunnel/control.py)."""
 
 
 KINDS: Final[dict[BridgeKind, tuple[str, str]]] = {
@@ -44,13 +48,14 @@ async def serve(table: Path, side: str | None, name: str) -> int:
     if bridge is None:
         raise UsageError(f"{table} has no bridge {name} for {plan.side}.")
     module, made = KINDS[bridge.kind]
-    make = cast("Callable[[BridgePlan, Reactor, Log], Bridge]", getattr(importlib.import_module(module), made))
+    make = cast("Callable[[BridgePlan[OwnPlan], Reactor, Log], Bridge]", getattr(importlib.import_module(module), made))
     reactor, log = Reactor(asyncio.get_running_loop()), Log(bridge.process)
     try:
         about = {"name": bridge.name, "kind": bridge.kind}
         running = make(bridge, reactor, log)
         desk = SpoolDesk(lambda asked: running.spools() if asked == bridge.process else {})
-        return await served.serve(running, plan.runtime_dir / bridge.control, log, about, desk.commands)
+        commands = {**desk.commands, **running.commands()}
+        return await served.serve(running, plan.runtime_dir / bridge.control, log, about, commands)
     finally:
         reactor.close()
 

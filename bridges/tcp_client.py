@@ -17,7 +17,8 @@ from bridges.framing import FramingError, Message
 from bridges.line import Line
 from bridges.serving import Serving
 from bridges.tls import client_context
-from tunnel.config.bridge_plan import BridgePlan
+from tunnel.config.bridge_plan import BridgePlan, TcpPlan
+from tunnel.control import Command
 from tunnel.log import Log
 from tunnel.reactor import Reactor
 from tunnel.spool import Spool
@@ -123,8 +124,8 @@ MODES: Final[dict[str, tuple[str, Callable[[TcpClient], Mode]]]] = {
 class TcpClient:
     """See `tunnel.served.Process`; and the Keeper of its lines, the Owner of their connections."""
 
-    def __init__(self, plan: BridgePlan, reactor: Reactor, log: Log) -> None:
-        self.plan = plan.tcp
+    def __init__(self, plan: BridgePlan[TcpPlan], reactor: Reactor, log: Log) -> None:
+        self.plan = plan.own
         self.loop = reactor.loop
         self.socket = plan.zmq.socket
         kind, mode = MODES[self.socket]
@@ -165,6 +166,9 @@ class TcpClient:
             **self.core.counts(),
             "detail": {"pool": len(self.lines), "last_reason": self.core.reason, **self._mode.status()},
         }
+
+    def commands(self) -> Mapping[str, Command]:
+        return {}
 
     def spools(self) -> Mapping[str, Spool]:
         return {}

@@ -21,8 +21,9 @@ from bridges.framing import Message
 from bridges.server_modes import Pushing, Routing, Telling
 from bridges.spooling import Spooling
 from bridges.tls import server_context
-from tunnel.config.bridge_plan import BridgePlan
+from tunnel.config.bridge_plan import BridgePlan, TcpPlan
 from tunnel.config.plan import EndPlan, Endpoint
+from tunnel.control import Command
 from tunnel.limits import (
     BRIDGE_GATHERED_BYTES,
     BRIDGE_STOP_CLOSE_S,
@@ -81,7 +82,7 @@ MODES: Final[dict[str, tuple[str, Callable[[TcpServer], Mode]]]] = {
 class TcpServer(Core):
     """See `tunnel.served.Process`; and the Owner of its connections."""
 
-    def __init__(self, plan: BridgePlan, reactor: Reactor, log: Log) -> None:
+    def __init__(self, plan: BridgePlan[TcpPlan], reactor: Reactor, log: Log) -> None:
         kind, mode = MODES[plan.zmq.socket]
         super().__init__(plan, reactor, log, kind, self._on_messages)
         self.connections: dict[int, Connection] = {}
@@ -140,6 +141,9 @@ class TcpServer(Core):
         deadline = self.loop.time() + within_s
         while not done() and self.loop.time() < deadline:
             await asyncio.sleep(0.01)
+
+    def commands(self) -> Mapping[str, Command]:
+        return {}
 
     def spools(self) -> Mapping[str, Spool]:
         return {"": self._mode.spool} if isinstance(self._mode, Spooling) else {}

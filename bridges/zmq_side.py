@@ -43,7 +43,10 @@ class ZmqSide:
         max_frame: int,
         on_messages: OnMessages,
         on_change: Callable[[], None],
+        *,
+        immediate: bool = False,
     ) -> None:
+        """`immediate`: nothing is taken before somebody is connected, and what was taken is gone when he is."""
         self._plan = plan
         self._max_message = max_frame + _ROOM
         self._on_messages = on_messages
@@ -53,6 +56,7 @@ class ZmqSide:
         self._parts: list[Segment] = []
         """Of a message that is larger than a batch."""
         self.socket = reactor.context.socket(getattr(zmq, type_name))
+        self.socket.setsockopt(zmq.IMMEDIATE, int(immediate))
         self._set_up(type_name)
         self.outlet = Outlet(self.socket, self._changed)
         self.reason = ""

@@ -17,7 +17,7 @@ import tunnel
 from tunnel.limits import STOP_WAIT_S
 
 if TYPE_CHECKING:
-    from tunnel.config.bridge_plan import BridgePlan
+    from tunnel.config.bridge_plan import BridgePlan, OwnPlan
     from tunnel.config.plan import CarrierPlan, Plan
 
 PROGRAMS: Final = "programs.json"
@@ -79,7 +79,7 @@ def _carrier(plan: Plan, carrier: CarrierPlan) -> Program:
     return Program(carrier.name, argv, _environment() | told, control=f"{carrier.name}.sock", about=about, order=150)
 
 
-def _bridge(plan: Plan, bridge: BridgePlan) -> Program:
+def _bridge(plan: Plan, bridge: BridgePlan[OwnPlan]) -> Program:
     argv = (*_python(), "-m", "bridges.process", str(plan.table), "--as", plan.side, "--bridge", bridge.name)
     told = {"ZTUNNEL_BRIDGE": hashlib.sha256(repr(bridge).encode()).hexdigest()[:12]}
     about = {"bridge": bridge.name, "kind": bridge.kind}

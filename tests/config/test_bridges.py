@@ -34,7 +34,7 @@ def test_a_server_of_which_little_is_said(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, "kind: tcp-server\nlisten: tcp://127.0.0.1:4001\nzmq: PUSH connect route:weights")
     private = "ipc:///run/zt-test/dmz.plant/weights.ipc"
     assert plan.zmq == ZmqPlan("PUSH", (Endpoint("connect", private),), "weights")
-    assert plan.tcp == TcpPlan(make("line"), make("line"), listen=("tcp://127.0.0.1:4001",))
+    assert plan.own == TcpPlan(make("line"), make("line"), listen=("tcp://127.0.0.1:4001",))
     assert (plan.process, plan.kind) == ("bridge-old", "tcp-server")
 
 
@@ -67,11 +67,11 @@ nak: "no\\n"
         side="dmz",
     )
     assert plan.zmq.hwm == 9
-    assert plan.tcp == TcpPlan(
+    assert plan.own == TcpPlan(
         make("length", width=2, max_frame=1024),
         make("slip"),
-        listen=("tcp://10.0.0.1:4001", plan.tcp.listen[1]),
-        allow=Allow(False, plan.tcp.allow.networks),
+        listen=("tcp://10.0.0.1:4001", plan.own.listen[1]),
+        allow=Allow(False, plan.own.allow.networks),
         meta=True,
         timeout_s=1.5,
         pipeline=5,
@@ -86,8 +86,8 @@ nak: "no\\n"
         ack=b"\x06",
         nak=b"no\n",
     )
-    assert [str(network) for network in plan.tcp.allow.networks] == ["10.0.0.0/24"]
-    assert plan.tcp.listen[1].endswith("/a.sock")
+    assert [str(network) for network in plan.own.allow.networks] == ["10.0.0.0/24"]
+    assert plan.own.listen[1].endswith("/a.sock")
 
 
 def test_a_client_of_which_everything_is_said(tmp_path: Path) -> None:
@@ -108,11 +108,11 @@ tls: {server_name: plc}
 """,
     )
     framing = make("length", width=2, offset=4, keep=True)
-    assert plan.tcp == TcpPlan(
+    assert plan.own == TcpPlan(
         framing,
         framing,
         connect=("tcp://10.0.0.7:502", "tcp://plc.example.com:502"),
-        tls=plan.tcp.tls,
+        tls=plan.own.tls,
         timeout_reply=b"\xff",
         pool=3,
         lazy=True,
@@ -120,21 +120,21 @@ tls: {server_name: plc}
         keep_alive=(30, b"\0"),
         correlate=Correlation(0, 2),
     )
-    assert plan.tcp.tls is not None
-    assert plan.tcp.tls.server_name == "plc"
+    assert plan.own.tls is not None
+    assert plan.own.tls.server_name == "plc"
 
 
 def test_a_pub_and_a_sub(tmp_path: Path) -> None:
     listen = "kind: tcp-server\nlisten: tcp://127.0.0.1:4001\n"
-    assert plan_of(tmp_path, listen + "zmq: PUB bind ipc://a\ntopic_until: ' '").tcp.topic_until == b" "
-    assert plan_of(tmp_path, listen + "zmq: PUB bind ipc://a\ntopic: hex:00").tcp.topic == b"\0"
+    assert plan_of(tmp_path, listen + "zmq: PUB bind ipc://a\ntopic_until: ' '").own.topic_until == b" "
+    assert plan_of(tmp_path, listen + "zmq: PUB bind ipc://a\ntopic: hex:00").own.topic == b"\0"
     told = plan_of(tmp_path, listen + "zmq: SUB connect tcp://h:1\nsubscribe: [a, hex:ff]\nto: one")
-    assert (told.zmq.subscribe, told.tcp.to) == ((b"a", b"\xff"), "one")
+    assert (told.zmq.subscribe, told.own.to) == ((b"a", b"\xff"), "one")
 
 
 def test_a_req_has_one_question_of_a_device_under_way(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, "kind: tcp-server\nlisten: tcp://127.0.0.1:4001\nzmq: REQ connect route:asked", side="dmz")
-    assert plan.tcp.pipeline == 1
+    assert plan.own.pipeline == 1
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ def test_a_req_has_one_question_of_a_device_under_way(tmp_path: Path) -> None:
 def test_whom_a_server_lets_in(tmp_path: Path, listen: str, allow: str, networks: list[str]) -> None:
     lines = f"kind: tcp-server\nlisten: {listen}\nzmq: PUSH connect route:weights\n{allow}"
     plan = plan_of(tmp_path, lines, defaults="defaults: {allow: 10.9.0.0/16}\n")
-    assert [str(network) for network in plan.tcp.allow.networks] == networks
-    assert not plan.tcp.allow.anyone
+    assert [str(network) for network in plan.own.allow.networks] == networks
+    assert not plan.own.allow.anyone
 
 
 def test_the_bridges_of_other_sides_are_not_run(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tunnel.config.values import tcp
 from tunnel.errors import ZtunnelError
 
 if TYPE_CHECKING:
-    from tunnel.config.bridge_plan import BridgePlan
+    from tunnel.config.bridge_plan import BridgePlan, OwnPlan
     from tunnel.config.plan import Plan
 
 _PATIENCE_S: Final = 1.0
@@ -24,17 +24,17 @@ def examine(plan: Plan) -> Iterator[Finding]:
     """Every bridge of this side. That its TLS files fit each other was looked at when the plan was made."""
     for bridge in plan.bridges:
         what = f"bridge {bridge.name}"
-        for address in bridge.tcp.listen:
+        for address in bridge.own.listen:
             yield _listen(what, bridge, address)
-        for address in bridge.tcp.connect:
+        for address in bridge.own.connect:
             yield _connect(what, address)
-        if bridge.tcp.tls is not None:
-            for file in (bridge.tcp.tls.cert, bridge.tcp.tls.ca):
+        if bridge.own.tls is not None:
+            for file in (bridge.own.tls.cert, bridge.own.tls.ca):
                 if file is not None:
                     yield certificate(what, file)
 
 
-def _listen(what: str, bridge: BridgePlan, address: str) -> Finding:
+def _listen(what: str, bridge: BridgePlan[OwnPlan], address: str) -> Finding:
     if _listens(bridge):
         return Finding("ok", what, f"{address} is held by this bridge, which listens")
     if address.startswith("ipc://"):
@@ -52,7 +52,7 @@ def _listen(what: str, bridge: BridgePlan, address: str) -> Finding:
     return Finding("ok", what, f"{address} can be opened")
 
 
-def _listens(bridge: BridgePlan) -> bool:
+def _listens(bridge: BridgePlan[OwnPlan]) -> bool:
     """Does it run, with all its ports open?"""
     from tunnel.control import ask
 

@@ -55,7 +55,7 @@ def _binds(plan: Plan) -> Iterator[tuple[str, str]]:
         yield from ((f"route {route.name}", end.address) for end in route.end.endpoints if end.method == "bind")
     for bridge in plan.bridges:
         yield from ((f"bridge {bridge.name}", end.address) for end in bridge.zmq.endpoints if end.method == "bind")
-        yield from ((f"bridge {bridge.name}", address) for address in bridge.tcp.listen)
+        yield from ((f"bridge {bridge.name}", address) for address in bridge.own.listen)
     yield from (("listen", listen.address) for listen in plan.listens)
 
 

@@ -23,6 +23,7 @@ from tunnel.config.fields import (
     of_text,
     word_of,
 )
+from tunnel.config.mail import MAIL
 from tunnel.config.model import Bridge, Model, SpoolModel, TlsModel
 from tunnel.limits import BRIDGE_PIPELINE_MOST, BRIDGE_POOL
 
@@ -173,5 +174,9 @@ class TcpClient(Tcp):
     HOLES: ClassVar[dict[str, Any]] = {**Bridge.HOLES, "connect": ()}
 
 
-KINDS: Final[dict[str, type[Bridge]]] = {"tcp-server": TcpServer, "tcp-client": TcpClient}
+KINDS: Final[dict[str, type[Bridge]]] = {
+    "tcp-server": TcpServer,
+    "tcp-client": TcpClient,
+    **{kind: mail.model for kind, mail in MAIL.items()},
+}
 """kind → what the table may say of it."""

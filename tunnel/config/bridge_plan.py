@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Generic, Literal, Protocol, TypeVar
 
 from tunnel.config.plan import Allow, Endpoint, SpoolPlan, TlsPlan
 from tunnel.limits import (
@@ -20,7 +20,7 @@ from tunnel.limits import (
 if TYPE_CHECKING:
     from bridges.framing import Framing
 
-BridgeKind = Literal["tcp-server", "tcp-client"]
+BridgeKind = Literal["tcp-server", "tcp-client", "smtp-server", "smtp-client", "imap"]
 NOBODY: Final = Allow()
 """Loopback only."""
 Accept = Literal["queued", "acked", "spooled"]
@@ -36,6 +36,8 @@ class ZmqPlan:
     """The route whose private socket it connects to."""
     hwm: int = LOCAL_HWM
     subscribe: tuple[bytes, ...] = (b"",)
+    receipts: str | None = None
+    """Of the route: where its half gives receipts (docs/bridges.md, "Receipts")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +103,36 @@ class TcpPlan:
     correlate: Correlation | None = None
 
 
+class OwnPlan(Protocol):
+    """What a kind of bridge has of its own; of that, what doctor and firewall lists look at."""
+
+    @property
+    def listen(self) -> tuple[str, ...]:
+        """Addresses that it opens to the old world."""
+
+    @property
+    def connect(self) -> tuple[str, ...]:
+        """... and that it dials there."""
+
+    @property
+    def tls(self) -> TlsPlan | None: ...
+
+
+Own = TypeVar("Own", bound=OwnPlan, covariant=True)
+
+
 @dataclass(frozen=True, slots=True)
-class BridgePlan:
+class BridgePlan(Generic[Own]):
     """One bridge, a process of its own."""
 
     name: str
     """As the table calls it."""
     kind: BridgeKind
     zmq: ZmqPlan
-    tcp: TcpPlan
+    own: Own
     runtime_dir: Path
+    table: str = ""
+    """The table's name."""
 
     @property
     def process(self) -> str:

@@ -8,7 +8,8 @@ from tunnel.config.addresses import is_open
 from tunnel.config.bridge_model import KINDS, Tcp, TcpClient, TcpServer
 from tunnel.config.check_ends import tell_open
 from tunnel.config.checking import Checking
-from tunnel.config.model import LATER_KINDS, Bridge
+from tunnel.config.mail import MAIL
+from tunnel.config.model import LATER_KINDS, Bridge, BridgeSocket
 from tunnel.config.nodes import Path
 from tunnel.config.table import APPLICATIONS, sides_of
 from tunnel.config.values import listing, suggest, those_there_are
@@ -26,8 +27,11 @@ def check(c: Checking) -> None:
         path: Path = ("bridges", name)
         bridge = part.value
         side_known = bridge.side is not None and c.side(bridge.side, (*path, "side"))
-        if bridge.zmq is not None and bridge.zmq.route is not None:
-            _route(c, bridge, path, side_known)
+        for said, place in ((bridge.zmq, (*path, "zmq")), *_more_sockets(bridge, path)):
+            if said is not None and said.route is not None:
+                _route(c, bridge, said, place, side_known)
+            if said is not None and said.method == "bind":
+                _private(c, said, place)
         if bridge.kind in LATER_KINDS:
             c.tell((*path, "kind"), f"{bridge.kind} bridges are not in this version yet; {LATER_KINDS[bridge.kind]}.")
         elif bridge.kind is not None and bridge.kind not in KINDS:
@@ -36,14 +40,33 @@ def check(c: Checking) -> None:
             c.tell((*path, "kind"), f"{bridge.kind!r} is no kind of bridge.{hint}")
         elif isinstance(bridge, Tcp):
             _tcp(c, bridge, path, part.broken)
+        elif bridge.kind is not None and isinstance(bridge, MAIL[bridge.kind].model):
+            MAIL[bridge.kind].check(c, bridge, path, part.broken)
 
 
-def _route(c: Checking, bridge: Bridge, path: Path, side_known: bool) -> None:
-    name = str(bridge.zmq.route)
+def _more_sockets(bridge: Bridge, path: Path) -> list[tuple[BridgeSocket, Path]]:
+    """0MQ sockets beside `zmq:`, with their places: those of an smtp-server's rules."""
+    rules = getattr(bridge, "recipients", {})
+    return [(rule.zmq, (*path, "recipients", name, "zmq")) for name, rule in rules.items() if rule.zmq is not None]
+
+
+def _private(c: Checking, said: BridgeSocket, path: Path) -> None:
+    for address in said.endpoints:
+        if is_open(address):
+            c.tell(
+                path,
+                f"{address} could be reached from beyond this box, and a bridge asks nobody who they are; "
+                "let a route bind it, or bind 127.0.0.1 or ipc://.",
+            )
+
+
+def _route(c: Checking, bridge: Bridge, said: BridgeSocket, path: Path, side_known: bool) -> None:
+    """A socket and the route that it connects to; `path` is where it stands."""
+    name = str(said.route)
     if name not in c.draft.routes:
         if not c.unsure("routes"):
             hint = suggest(name, c.draft.routes) or those_there_are(c.draft.routes)
-            c.tell((*path, "zmq"), f"{name!r} is no route of this table.{hint}")
+            c.tell(path, f"{name!r} is no route of this table.{hint}")
         return
     part = c.draft.routes[name]
     if part is None or not side_known:
@@ -56,24 +79,24 @@ def _route(c: Checking, bridge: Bridge, path: Path, side_known: bool) -> None:
         end = route.ends(where)[sides.index(bridge.side)]
         if end.connect:
             c.tell(
-                (*path, "zmq"),
+                path,
                 f"the end of {name} at {bridge.side} connects, so there is nothing to connect to; let it 'bind local'.",
             )
         elif end.bind and "local" not in end.bind:
             c.tell(
-                (*path, "zmq"),
+                path,
                 f"the end of {name} at {bridge.side} has no private socket; let it 'bind local {' '.join(end.bind)}'.",
             )
-        if route.pattern is not None and bridge.zmq.socket not in APPLICATIONS[route.pattern][number]:
+        if route.pattern is not None and said.socket not in APPLICATIONS[route.pattern][number]:
             fit = listing(APPLICATIONS[route.pattern][number])
             c.tell(
-                (*path, "zmq"),
-                f"a {bridge.zmq.socket} cannot talk to {name} at {bridge.side}: "
+                path,
+                f"a {said.socket} cannot talk to {name} at {bridge.side}: "
                 f"its '{where}' end of {route.pattern} wants {fit}.",
             )
         return
     if not {"from", "to"} & part.broken:
-        c.tell((*path, "zmq"), f"the route {name} has no end at {bridge.side}.")
+        c.tell(path, f"the route {name} has no end at {bridge.side}.")
 
 
 def _tcp(c: Checking, bridge: Tcp, path: Path, broken: frozenset[str]) -> None:
@@ -82,13 +105,6 @@ def _tcp(c: Checking, bridge: Tcp, path: Path, broken: frozenset[str]) -> None:
     if socket is not None and socket not in known:
         c.tell((*path, "zmq"), f"a {bridge.kind} has no {socket}; its sockets are {listing(known)}.")
         return
-    for address in bridge.zmq.endpoints if bridge.zmq is not None and bridge.zmq.method == "bind" else ():
-        if is_open(address):
-            c.tell(
-                (*path, "zmq"),
-                f"{address} could be reached from beyond this box, and a bridge asks nobody who they are; "
-                "let a route bind it, or bind 127.0.0.1 or ipc://.",
-            )
     for key in ("topic", "topic_until"):
         if getattr(bridge, key) is not None and socket not in ("PUB", None):
             c.tell((*path, key), f"{key}: is for a PUB, whose messages have topics; this is a {socket}.", key=True)

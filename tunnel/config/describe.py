@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from tunnel.config.addresses import WEB, bracketed, opened, scheme, ssh
 from tunnel.config.bridge_model import Tcp, TcpClient, TcpServer
-from tunnel.config.bridges import devices_allowed
+from tunnel.config.bridge_parts import allowed
+from tunnel.config.mail import MAIL
 from tunnel.config.model import Dial, End, Link, Route
 from tunnel.config.plan import Allow
 from tunnel.config.render import duration_text, size_text
@@ -47,6 +48,8 @@ def _spooled(settings: Settings) -> str:
 def bridge_sentence(table: Table, name: str) -> str:
     """`scales: devices that dial tcp://10.0.0.1:4001 → PUSH to route weights, framing line, at plant`."""
     bridge = table.model.bridges[name]
+    if bridge.kind in MAIL:
+        return f"{name}: {MAIL[bridge.kind].sentence(bridge)}, at {bridge.side}."
     if not isinstance(bridge, Tcp):  # a kind that `check` refuses, and nobody describes
         return f"{name}: {bridge.kind} at {bridge.side}"
     parts = [
@@ -213,13 +216,22 @@ def _of_routes(table: Table) -> Iterator[Opening | Call | str]:
 def _of_bridges(table: Table) -> Iterator[Opening | Call | str]:
     for name, bridge in table.model.bridges.items():
         if isinstance(bridge, TcpServer):
-            allow = devices_allowed(bridge, table.model.defaults)
+            allow = allowed(bridge.allow, bridge.listen, table.model.defaults)
             proof = "TLS certificate" if bridge.tls is not None and bridge.tls.ca else ""
             for address in bridge.listen:
                 yield Opening(bridge.side, address, f"devices of {name}", _let_in(allow, address), proof)
         elif isinstance(bridge, TcpClient):
             for address in bridge.connect:
                 yield Call(bridge.side, address, f"server of {name}")
+        elif bridge.kind in MAIL:
+            for way in MAIL[bridge.kind].reach(name, bridge, table.model.defaults):
+                if way.opens:
+                    let_in = _let_in(
+                        allowed(getattr(bridge, "allow", None), [way.address], table.model.defaults), way.address
+                    )
+                    yield Opening(bridge.side, way.address, way.who, let_in, way.proof)
+                else:
+                    yield Call(bridge.side, way.address, way.who)
         for address in bridge.zmq.endpoints:
             if bridge.zmq.method == "bind":
                 yield Opening(bridge.side, address, f"0MQ applications of {name}", "this box", "")

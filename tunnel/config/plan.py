@@ -15,7 +15,7 @@ from tunnel.keys import KeyPair, Secret
 from tunnel.limits import LOCAL_HWM, MAX_MESSAGE_BYTES, STREAM_CONNECT_S, STREAM_CONNECTIONS, WINDOW_BYTES
 
 if TYPE_CHECKING:
-    from tunnel.config.bridge_plan import BridgePlan
+    from tunnel.config.bridge_plan import BridgePlan, OwnPlan
 
 Pattern = Literal["reqrep", "pubsub", "pipeline", "pair", "stream"]
 Where = Literal["from", "to"]
@@ -286,5 +286,5 @@ class Plan:
     session_bytes: int
     carriers: tuple[CarrierPlan, ...] = ()
     """Processes that carry links."""
-    bridges: tuple[BridgePlan, ...] = ()
+    bridges: tuple[BridgePlan[OwnPlan], ...] = ()
     warnings: tuple[str, ...] = field(default=())

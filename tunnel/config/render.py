@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 
 from tunnel.config.addresses import is_open
-from tunnel.config.bridge_model import TcpServer
 from tunnel.config.fields import NEVER
+from tunnel.config.mail import MAIL
 from tunnel.config.model import (
     Defaults,
     Dial,
@@ -85,12 +85,20 @@ class _Renderer:
         path: Steps = ("bridges", name)
         said: Data = plain(self.source.tree.find(path)[0])
         bridge = self.source.model.bridges[name]
-        if isinstance(bridge, TcpServer) and bridge.allow is None and any(map(is_open, bridge.listen)):
+        listen: tuple[str, ...] = getattr(bridge, "listen", ())
+        if getattr(bridge, "allow", ()) is None and any(map(is_open, listen)):
             said |= _said(allow=_allow(self.source.model.defaults.allow))
         tls = said.get("tls", {})
         for word in ("cert", "key", "ca"):
             if word in tls:
                 tls[word] = self._path((*path, "tls", word), tls[word])
+        for keys in MAIL[bridge.kind].files if bridge.kind in MAIL else ():
+            *above, last = keys
+            holder = said
+            for key in above:
+                holder = holder.get(key) or {}
+            if last in holder:
+                holder[last] = self._path((*path, *keys), holder[last])
         return said
 
     def _side(self, name: str) -> Data:

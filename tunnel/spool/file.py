@@ -22,13 +22,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import itertools
 import json
 import os
 import secrets
 import sqlite3
-import stat
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
@@ -37,7 +35,6 @@ from typing import Any, Final
 
 from tunnel.errors import SpoolError
 from tunnel.limits import (
-    MIB,
     SPOOL_CACHE_BYTES,
     SPOOL_DEAD_BYTES,
     SPOOL_DEAD_ROWS,
@@ -51,6 +48,7 @@ from tunnel.limits import (
     SPOOL_SET_ASIDE,
     SPOOL_WAL_BYTES,
 )
+from tunnel.spool.owned import open_plain, sync_folder, take_lock, write_again
 from tunnel.spool.rows import Entry, Row, Totals, Waiting
 
 APPLICATION_ID: Final = int.from_bytes(b"ZTsp")
@@ -109,7 +107,7 @@ class SpoolFile:
         self._lock = -1
         try:
             self._make_folder()
-            self._lock = _take_lock(path.with_name(path.name + ".lock"), path)
+            self._lock = take_lock(path.with_name(path.name + ".lock"), path)
             self._open_first()
             disk = os.statvfs(path.parent)
         except BaseException as error:
@@ -130,7 +128,7 @@ class SpoolFile:
     def _make_folder(self) -> None:
         if not self.path.parent.is_dir():
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync_folder(self.path.parent.parent)
+            sync_folder(self.path.parent.parent)
 
     def _open_first(self) -> None:
         try:
@@ -151,7 +149,7 @@ class SpoolFile:
         if self._db is not None:
             return False
         fresh = self._make_file()
-        _write_again(self._wal)
+        write_again(self._wal)
         self._db = db = connect(self.path)
         try:
             for pragma in (
@@ -172,7 +170,7 @@ class SpoolFile:
             self.abandon()
             raise
         if fresh:
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         self.wal_written = SPOOL_WAL_BYTES if self._wal_length() else 0
         return True
 
@@ -187,7 +185,7 @@ class SpoolFile:
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
             return True
         except FileExistsError:
-            fd = _open_plain(self.path)  # no database is open, whose locks closing it would take away
+            fd = open_plain(self.path)  # no database is open, whose locks closing it would take away
         try:
             os.fchmod(fd, 0o600)
         finally:
@@ -246,7 +244,7 @@ class SpoolFile:
         for suffix in ("-wal", ""):  # the WAL first: without it a half-moved pair would be taken for a whole file
             with contextlib.suppress(FileNotFoundError):
                 os.rename(f"{self.path}{suffix}", f"{aside}{suffix}")
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
         self.set_aside = str(aside)
 
     def suspect(self) -> None:
@@ -495,62 +493,6 @@ def _corrupt(sentence: str) -> sqlite3.DatabaseError:
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     error.sqlite_errorname = "SQLITE_CORRUPT"
     return error
-
-
-def _take_lock(lock: Path, path: Path) -> int:
-    fd = _open_plain(lock, os.O_CREAT)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
-        os.close(fd)
-        raise SpoolError(
-            f"{path} is in use by process {owner or '?'}: a spool has one owner; ask it by the control socket."
-        ) from None
-    with contextlib.suppress(OSError):  # only for the sentence above: a full disk is no reason to refuse
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, str(os.getpid()).encode(), 0)
-    return fd
-
-
-def _open_plain(path: Path, more: int = 0) -> int:
-    """For reading and writing. No link is followed: who may write to the folder could choose the file."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | more, 0o600)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise SpoolError(f"{path} is a symbolic link, and a spool follows none: remove it.") from None
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    raise SpoolError(f"{path} is no plain file: remove it.")
-
-
-def _write_again(path: Path) -> None:
-    """Writes the file over itself and fsyncs it: see "a failed fsync" at the top. Not for the database: closing it here
-    would take SQLite's locks away (POSIX locks are per process)."""
-    try:
-        fd = _open_plain(path)
-    except FileNotFoundError:
-        return
-    try:
-        at = 0
-        while piece := os.pread(fd, MIB, at):
-            if os.pwrite(fd, piece, at) != len(piece):
-                raise OSError(f"{path} could not be written again")
-            at += len(piece)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _length(path: Path) -> int:

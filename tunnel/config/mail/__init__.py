@@ -1,0 +1,9 @@
+"""The bridges for mail, as the configuration sees them: one file a kind, one line each in MAIL."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tunnel.config.mail.kind import MailKind
+
+MAIL: Final[dict[str, MailKind]] = {}
