@@ -28,6 +28,43 @@ GIVE_AGAIN_S: Final = 30.0
 """A mail given to 0MQ that nobody acknowledged for so long is given again."""
 
 # --- smtp-server -----------------------------------------------------------------------------------------------------
+HEADER_BYTES: Final = 256 * KIB
+"""Of a mail's header, looked at for loops."""
+HOPS: Final = 100
+"""Received fields of a mail; with so many it goes in circles (RFC 5321, 6.3)."""
+INLINE_BYTES: Final = 256 * KIB
+"""A mail up to this size lies in the database; a longer one in a file beside it, into which it goes as it comes."""
+READ_BYTES: Final = 64 * KIB
+"""One read of a client, and what its reader holds before it stops (twice, at most)."""
+SMTP_CONNECTIONS: Final = 100
+SMTP_PER_ADDRESS: Final = 20
+"""Connections at a time, altogether and of one address, unless the table says otherwise."""
+SMTP_COMMAND_S: Final = 300.0
+"""A client may be silent for so long between two commands (RFC 5321, 4.5.3.2.7)."""
+SMTP_DATA_S: Final = 600.0
+"""... and need so long for a whole mail."""
+SMTP_ANSWER_S: Final = 30.0
+"""So long after the end of a mail it is on disk, or acknowledged, or the client is told to come again. Clients wait
+10 minutes (RFC 5321, 4.5.3.2.6), old devices less."""
+SMTP_ERRORS: Final = 10
+"""Commands of one connection that were wrong; then it is closed."""
+SMTP_LOGINS: Final = 3
+"""Logins of one connection that were wrong; then it is closed."""
+SMTP_LOGIN_S: Final = 1.0
+"""A wrong login is answered after so long."""
+SMTP_LOGINS_AT_A_TIME: Final = 4
+"""Passwords that are being hashed at the same time: each costs a core for a while."""
+USERS_BYTES: Final = MIB
+KNOWN_BYTES: Final = 16 * MIB
+"""Files of users, and of known recipients; a longer one is something else."""
+SMTP_DUPLICATES_S: Final = 2 * 86400.0
+"""A mail whose 250 was probably lost is known again for so long: clients try for days."""
+PARSE_BYTES: Final = 32 * MIB
+PARSE_PARTS: Final = 200
+PARSE_DEPTH: Final = 20
+PARSE_TEXT_BYTES: Final = MIB
+PARSE_HEADER_BYTES: Final = 32 * KIB
+"""`parse: true`: a longer mail is not taken apart; parts, nesting, text and headers that are told of at most."""
 
 # --- smtp-client -----------------------------------------------------------------------------------------------------
 

@@ -162,6 +162,12 @@ class Carriers:
         secret = None if said.password is None else self._planner.secret(said.password, (*path, "password"))
         return ProxyPlan(said.url, said.username, secret)
 
+    def file(self, text: str, path: Steps) -> Path:
+        """A file that a process of this side will read; told if it cannot be."""
+        file = self._file(text, path)
+        self._readable(file, path)
+        return file
+
     def _file(self, text: str, path: Steps) -> Path:
         return self._planner.table.tree.folder(path) / Path(text).expanduser()
 

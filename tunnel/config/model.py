@@ -313,7 +313,6 @@ class Link(Model):
 
 SOCKETS: Final = ("REQ", "REP", "DEALER", "ROUTER", "PUB", "SUB", "XPUB", "XSUB", "PUSH", "PULL", "PAIR")
 LATER_KINDS: Final = {
-    "smtp-server": "let a program of yours take the mail and push it to the route",
     "smtp-client": "let a program of yours pull from the route and send the mail",
     "imap": "let a program of yours fetch the mail and push it to the route",
 }
@@ -328,7 +327,8 @@ class BridgeSocket(Model):
     route: str | None = None
 
 
-def _bridge_socket(text: str) -> BridgeSocket:
+def bridge_socket(text: str) -> BridgeSocket:
+    """Read one; ValueError says what is wrong with it."""
     form = "PUSH connect route:NAME"
     words = text.split()
     if len(words) < 3:
@@ -357,7 +357,7 @@ class Bridge(Model):
     model_config = ConfigDict(extra="allow")
     side: Words
     kind: Text
-    zmq: Annotated[BridgeSocket, PlainValidator(of_text(_bridge_socket)), WithJsonSchema(STRING)]
+    zmq: Annotated[BridgeSocket, PlainValidator(of_text(bridge_socket)), WithJsonSchema(STRING)]
     hwm: Hwm | None = None
     """High-water mark of its 0MQ socket, in messages."""
     DUMMY = {"side": "", "kind": "", "zmq": "PAIR connect route:"}

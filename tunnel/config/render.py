@@ -93,13 +93,16 @@ class _Renderer:
             if word in tls:
                 tls[word] = self._path((*path, "tls", word), tls[word])
         for keys in MAIL[bridge.kind].files if bridge.kind in MAIL else ():
-            *above, last = keys
-            holder = said
-            for key in above:
-                holder = holder.get(key) or {}
-            if last in holder:
-                holder[last] = self._path((*path, *keys), holder[last])
+            self._files(said, keys, path)
         return said
+
+    def _files(self, said: Data, keys: tuple[str, ...], path: Steps) -> None:
+        """The path that stands at these keys, one below the other; * is every key."""
+        for key in said if keys[0] == "*" else [key for key in keys[:1] if key in said]:
+            if len(keys) == 1:
+                said[key] = self._path((*path, key), said[key])
+            elif isinstance(said[key], dict):
+                self._files(said[key], keys[1:], (*path, key))
 
     def _side(self, name: str) -> Data:
         side, path = self.source.model.sides[name], ("sides", name)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from tunnel.config.mail import smtp_server
 from tunnel.config.mail.kind import MailKind
 
-MAIL: Final[dict[str, MailKind]] = {}
+MAIL: Final[dict[str, MailKind]] = {
+    "smtp-server": smtp_server.KIND,
+}

@@ -40,4 +40,4 @@ class MailKind(NamedTuple):
     reach: Callable[[str, Any, Defaults], Iterable[Reach]]
     """Its addresses beside its 0MQ sockets; the name of the bridge comes first."""
     files: tuple[tuple[str, ...], ...] = ()
-    """Keys whose values are paths, and secrets, which `render` makes to lead from the new table to the same files."""
+    """Where paths stand, key below key (* is every key): `render` makes them lead from its table to the same files."""

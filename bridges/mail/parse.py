@@ -1,0 +1,103 @@
+"""A mail taken apart, for applications that do not want to: header, text, and attachments as frames of their own. Pure.
+
+What comes from a mail is data of a stranger: nothing here is a path, and everything is bounded. A mail that is longer
+than PARSE_BYTES, or nested too deeply, is told of as far as that goes, with `cut`: the raw frame has it whole.
+"""
+
+from __future__ import annotations
+
+import email.policy
+from email.message import EmailMessage, Message
+from email.parser import BytesParser
+from typing import Any
+
+from bridges.mail.limits import PARSE_BYTES, PARSE_DEPTH, PARSE_HEADER_BYTES, PARSE_PARTS, PARSE_TEXT_BYTES
+
+
+def parsed(raw: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    """{headers: {name: [values]}, text, html, attachments: [{name, type, size}], cut} and the attachments' bytes."""
+    told: dict[str, Any] = {"headers": {}, "text": "", "html": "", "attachments": [], "cut": False}
+    if len(raw) > PARSE_BYTES:
+        told["cut"] = True
+        return told, []
+    try:
+        mail = BytesParser(EmailMessage, policy=email.policy.default).parsebytes(raw)
+        told["headers"] = _headers(mail, told)
+        attachments: list[bytes] = []
+        parts = _Parts(told)
+        parts.walk(mail, 0)
+        attachments = parts.attachments
+    except (ValueError, LookupError, RecursionError, AttributeError, TypeError, IndexError):
+        told["cut"] = True  # the standard library stumbles over some mails
+        return told, []
+    return told, attachments
+
+
+def _headers(mail: Message, told: dict[str, Any]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    size = 0
+    for name, value in mail.items():
+        try:
+            text = str(value)
+        except (ValueError, LookupError, AttributeError, TypeError, IndexError):
+            text = ""
+        size += len(name) + len(text)
+        if size > PARSE_HEADER_BYTES:
+            told["cut"] = True
+            break
+        found.setdefault(name.lower(), []).append(" ".join(text.split()))
+    return found
+
+
+class _Parts:
+    """The leaves of a mail, in their order."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self.attachments: list[bytes] = []
+        self._told = told
+        self._count = 0
+
+    def walk(self, part: Message, depth: int) -> None:
+        self._count += 1
+        if depth > PARSE_DEPTH or self._count > PARSE_PARTS:
+            self._told["cut"] = True
+            return
+        payload = part.get_payload()
+        if part.get_content_maintype() == "multipart" and isinstance(payload, list):
+            for inner in payload:
+                if isinstance(inner, Message):
+                    self.walk(inner, depth + 1)
+            return
+        self._leaf(part)
+
+    def _leaf(self, part: Message) -> None:
+        if part.get_content_maintype() == "message" and isinstance(part.get_payload(), list):
+            data = b"".join(bytes(inner) for inner in part.get_payload() if isinstance(inner, Message))
+        else:
+            found = part.get_payload(decode=True)
+            data = found if isinstance(found, bytes) else b""
+        kind = part.get_content_type()
+        word = {"text/plain": "text", "text/html": "html"}.get(kind)
+        name = part.get_filename()
+        if word and name is None and part.get_content_disposition() != "attachment" and not self._told[word]:
+            self._told[word] = self._text(part, data)
+            return
+        self._told["attachments"].append({"name": _name(name), "type": kind, "size": len(data)})
+        self.attachments.append(data)
+
+    def _text(self, part: Message, data: bytes) -> str:
+        if len(data) > PARSE_TEXT_BYTES:
+            self._told["cut"] = True
+            data = data[:PARSE_TEXT_BYTES]
+        try:
+            return data.decode(part.get_content_charset() or "utf-8", "replace")
+        except LookupError:
+            return data.decode("utf-8", "replace")
+
+
+def _name(name: str | None) -> str | None:
+    """As text for people: no folder, no control character. It is no path all the same."""
+    if name is None:
+        return None
+    last = name.replace("\\", "/").rpartition("/")[2]
+    return "".join(letter for letter in last if letter.isprintable())[:255] or None

@@ -1,0 +1,415 @@
+"""smtp-server: mail comes in by SMTP and becomes messages.
+
+Here is who may come in, what becomes of a mail, and the life of the bridge. The protocol is a connection's
+(mail/smtp_session.py), where a mail goes the rules' (mail/rules.py), its bytes on disk the inbox's (mail/inbox.py).
+A client hears 250 when its mail is on disk, or (`accept: acked`) when somebody has answered for it, and not before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import socket as sockets
+import ssl
+import time
+import traceback
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from bridges.mail import meta
+from bridges.mail.bodies import Body
+from bridges.mail.desk import InboxDesk
+from bridges.mail.feeder import Feeder
+from bridges.mail.handover import HandOver
+from bridges.mail.inbox import FullError, Inbox, Mail
+from bridges.mail.limits import HOPS
+from bridges.mail.parse import parsed
+from bridges.mail.rules import Destination, LookupTroubleError, Rules
+from bridges.mail.smtp_session import Answer, Letter, Session, new_id
+from bridges.mail.users import Users, UsersError
+from bridges.tls import server_context
+from tunnel.config.bridge_plan import BridgePlan, ZmqPlan
+from tunnel.config.mail.smtp_server_plan import SmtpServerPlan
+from tunnel.config.plan import EndPlan, Endpoint
+from tunnel.control import Command
+from tunnel.errors import SpoolError
+from tunnel.limits import BRIDGE_LOG_S, BRIDGE_STOP_S, HANDSHAKE_S
+from tunnel.local.stream_listener import StreamListener
+from tunnel.log import Log
+from tunnel.pump import Segment
+from tunnel.reactor import Reactor
+from tunnel.spool import Spool
+
+HOP: Final = "X-Ztunnel-Hop"
+"""A field that smtp-clients of ztunnel may add: the name of their table."""
+_TICK_S: Final = 60.0
+
+
+class SmtpServer:
+    """See `bridges.process.Bridge`; and the Post of its connections."""
+
+    def __init__(self, plan: BridgePlan[SmtpServerPlan], reactor: Reactor, log: Log) -> None:
+        self.plan = plan.own
+        self.loop = reactor.loop
+        self.log = log
+        self.closing = False
+        self.refused: Counter[str] = Counter()
+        self.counted: Counter[str] = Counter()
+        self.reason = ""
+        self.inbox = Inbox(self.plan.spool)
+        self.sessions: dict[Session, None] = {}
+        self._table = plan.table
+        self._by_address: Counter[str] = Counter()
+        self._bytes_in = 0
+        self._numbers = itertools.count(1)
+        self._errors = itertools.count(1)
+        self._tell_at = 0.0
+        self._rules = Rules(self.plan.rules)
+        self._users = Users(self.plan.users) if self.plan.users is not None else None
+        self._tls = server_context(self.plan.tls) if self.plan.tls is not None else None
+        self._reactor = reactor
+        self._feeders: dict[ZmqPlan, Feeder] = {}
+        self._handovers = {rule.zmq: self._handover(rule.zmq) for rule in self.plan.rules}
+        self._taking: set[asyncio.Task[Any]] = set()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        end = EndPlan("TCP", (), allow=self.plan.allow)
+        self._listeners = [
+            StreamListener(reactor, Endpoint("bind", address), end, self._acceptor(secure), private=False)
+            for secure, addresses in ((False, self.plan.plain), (True, self.plan.secure))
+            for address in addresses
+        ]
+        self.desk = InboxDesk(self.inbox, self._again)
+
+    # --- its life ----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        await self.inbox.open()
+        self.counted["recovered"] += self.inbox.rows
+        if self.inbox.database.set_aside:
+            self.log.error("corrupt", set_aside=self.inbox.database.set_aside)
+        if self.plan.accept == "spooled":
+            self._feed()
+        for listener in self._listeners:
+            listener.start()
+        self._tick()
+
+    def _feed(self) -> None:
+        """One feeder a socket; the first takes what rules that the table has no more have left."""
+        first, *_ = self._handovers
+        for plan, handover in self._handovers.items():
+            own = tuple(rule.name for rule in self.plan.rules if rule.zmq == plan)
+            elsewhere = tuple(rule.name for rule in self.plan.rules if rule.zmq != plan)
+            is_first = plan == first
+            rules = elsewhere if is_first else own
+            self._feeders[plan] = Feeder(self.inbox, handover, rules, is_first, self._frames, self.log)
+
+    async def close(self) -> None:
+        """Take nothing more; answer what was taken, within the limits; then end. What waits lies on disk."""
+        self.closing = True
+        for listener in self._listeners:
+            listener.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+        for session in tuple(self.sessions):
+            if session.idle:
+                await session.close("421 4.3.2 closing; come again later")
+        deadline = self.loop.time() + BRIDGE_STOP_S
+        while (self.sessions or self._taking) and self.loop.time() < deadline:
+            await asyncio.sleep(0.01)
+        for session in tuple(self.sessions):
+            session.abort()
+        for task in tuple(self._opening):
+            task.cancel()
+        for feeder in self._feeders.values():
+            await feeder.close()
+        for handover in self._handovers.values():
+            handover.close()
+        await self.inbox.close()
+
+    def spools(self) -> Mapping[str, Spool]:
+        return {}
+
+    def commands(self) -> Mapping[str, Command]:
+        return self.desk.commands
+
+    def _tick(self) -> None:
+        self._timer = self.loop.call_later(_TICK_S, self._tick)
+        self.inbox.sweep()
+        self.inbox.forget(self.plan.duplicates_s)
+        self._keep(self.loop.create_task(self._expire()))
+
+    async def _expire(self) -> None:
+        with contextlib.suppress(SpoolError):
+            count = await self.inbox.expire()
+            if count:
+                self.log.warning("expired", mails=count, reason="nobody took them in time; see ztunnel mail ls")
+
+    def _keep(self, task: asyncio.Task[Any]) -> asyncio.Task[Any]:
+        self._taking.add(task)
+        task.add_done_callback(self._taking.discard)
+        return task
+
+    def _handover(self, plan: ZmqPlan) -> HandOver:
+        return HandOver(self._reactor, plan, lambda: self._on_room(plan))
+
+    def _on_room(self, plan: ZmqPlan) -> None:
+        if plan in self._feeders:
+            self._feeders[plan].look()
+
+    def _again(self, number: int) -> None:
+        """An operator has made a dead letter wait again."""
+        for feeder in self._feeders.values():
+            feeder.look(number)
+
+    def status(self) -> dict[str, Any]:
+        listeners = [listener.status(len(self.sessions)) for listener in self._listeners]
+        shut = [listener for listener in listeners if listener["state"] != "bound"]
+        disk = self.inbox.database.trouble or ("" if self.plan.accept == "acked" else self.inbox.refusal(0))
+        trouble = disk or next((one["reason"] for one in (*shut, *listeners) if one["reason"]), "")
+        trouble = trouble or next((h.zmq.reason for h in self._handovers.values() if h.zmq.reason), "")
+        refused = Counter(self.refused)
+        refused["address"] += sum(listener["turned_away"] for listener in listeners)
+        first, *others = self._handovers.values()
+        return {
+            "state": "retrying" if shut or disk else "listening",
+            "reason": trouble or self.reason,
+            "connections": len(self.sessions),
+            "refused": dict(sorted((+refused).items())),
+            "frames_in": self.counted["taken"],
+            "frames_out": 0,
+            "bytes_in": self._bytes_in,
+            "bytes_out": 0,
+            "dropped": {},
+            "ended": {},
+            "zmq": first.status(),
+            "detail": {
+                **{word: self.counted[word] for word in ("taken", "duplicates", "late", "errors", "recovered")},
+                "handed": sum(feeder.taken for feeder in self._feeders.values()) or self.counted["acked"],
+                "refused_by_route": sum(feeder.refused for feeder in self._feeders.values()),
+                "may_repeat": sum(handover.may_repeat for handover in self._handovers.values()),
+                "spool": self.inbox.status(),
+                "sockets": [handover.status() for handover in others],
+            },
+        }
+
+    # --- who comes in ------------------------------------------------------------------------------------------------
+
+    def _acceptor(self, secure: bool) -> Any:
+        return lambda socket, address: self._on_accept(socket, address, secure)
+
+    def _on_accept(self, socket: sockets.socket, address: str, secure: bool) -> None:
+        refusal = self._refusal(address)
+        if refusal:
+            self.refused[refusal] += 1
+            self.reason = f"{address or 'somebody'}: there are too many connections ({refusal})"
+            with contextlib.suppress(OSError):
+                if not secure:
+                    socket.send(b"421 4.7.0 too many connections; come again later\r\n")
+            socket.close()
+            return
+        session = Session(self, address, secure=secure, tls=self._tls)
+        self.sessions[session] = None
+        self._by_address[address] += 1
+        task = self.loop.create_task(self._open(session, socket, secure))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    def _refusal(self, address: str) -> str:
+        if len(self.sessions) >= self.plan.connections:
+            return "limit"
+        return "per_address" if address and self._by_address[address] >= self.plan.per_address else ""
+
+    async def _open(self, session: Session, socket: sockets.socket, secure: bool) -> None:
+        layer: dict[str, Any] = {"ssl": self._tls, "ssl_handshake_timeout": HANDSHAKE_S} if secure else {}
+        try:
+            await self.loop.connect_accepted_socket(lambda: session, socket, **layer)
+        except (ssl.SSLError, OSError) as error:
+            socket.close()
+            self.refused["tls" if secure else "gone"] += 1
+            self.reason = f"{session.address}: it was gone before it was served: {error}"
+            self._forget(session)
+        except asyncio.CancelledError:
+            socket.close()
+            self._forget(session)
+            raise
+
+    def _forget(self, session: Session) -> None:
+        if session in self.sessions:
+            del self.sessions[session]
+            self._by_address[session.address] -= 1
+            if not self._by_address[session.address]:
+                del self._by_address[session.address]
+
+    # --- Post, for the connections -----------------------------------------------------------------------------------
+
+    def ended(self, session: Session, reason: str) -> None:
+        self._forget(session)
+        if reason:
+            self.refused[reason] += 1
+
+    def count(self, reason: str) -> None:
+        self.refused[reason] += 1
+
+    def room(self, size: int) -> str:
+        return self.inbox.refusal(size)
+
+    def new_body(self) -> tuple[str, Body]:
+        mail_id = new_id()
+        return mail_id, self.inbox.body(mail_id)
+
+    def told(self, digest: bytes) -> None:
+        self.inbox.told(digest)
+
+    def failed(self, error: Exception) -> str:
+        """Something of ours: it stands in the log under this number, and the client hears the number."""
+        number = f"{int(time.time()):x}-{next(self._errors)}"
+        self.counted["errors"] += 1
+        where = traceback.extract_tb(error.__traceback__)[-1:]
+        place = f"{where[0].filename.rpartition('/')[2]}:{where[0].lineno}" if where else "?"
+        if self.loop.time() >= self._tell_at:
+            self._tell_at = self.loop.time() + BRIDGE_LOG_S
+            self.log.error("local-error", id=number, error=f"{type(error).__name__}: {error}", at=place)
+        return number
+
+    async def login(self, name: str, password: bytes) -> bool | None:
+        if self._users is None:
+            return False
+        try:
+            return await self._users.are(name, password)
+        except UsersError as error:
+            self.reason = str(error)
+            self.log.warning("users", reason=str(error))
+            return None
+
+    def find(self, address: str) -> Destination | str:
+        try:
+            found = self._rules.find(address)
+        except LookupTroubleError as error:
+            self.reason = str(error)
+            self.refused["lookup"] += 1
+            self.log.warning("lookup", reason=str(error))
+            return "451 4.3.0 whether that one is known cannot be said at the moment"
+        if found is not None:
+            return found
+        if self._rules.serves(address):
+            self.refused["unknown"] += 1
+            return "550 5.1.1 nobody of that name here"
+        self.refused["relay"] += 1
+        return "550 5.7.1 mail for there is not taken here"
+
+    async def take(self, letter: Letter) -> Answer:
+        """Checks, then the disk or the application. The body is the inbox's, or gone, when this ends."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._keep(task)
+        try:
+            return await self._take(letter)
+        except FullError as error:
+            self.refused["full"] += 1
+            letter.body.discard()
+            return Answer(f"452 4.3.1 {error}")
+        except SpoolError as error:
+            letter.body.discard()
+            return Answer(f"452 4.3.1 local error {self.failed(error)}")
+        except Exception as error:
+            letter.body.discard()
+            return Answer(f"451 4.3.0 local error {self.failed(error)}")
+
+    async def _take(self, letter: Letter) -> Answer:
+        if letter.bare:
+            return self._turn_down(letter, "bare_line_ends", "550 5.5.2 a CR or LF stands alone in the mail")
+        if letter.header.hops() >= HOPS or self._table in letter.header.values(HOP):
+            return self._turn_down(letter, "loop", "554 5.4.6 this mail goes in circles")
+        digest = _digest(letter)
+        if self.plan.duplicates != "never":
+            known = await self.inbox.known(digest, self.plan.duplicates_s, told=self.plan.duplicates == "all")
+            if known is not None:
+                self.counted["duplicates"] += 1
+                self.log.info("duplicate", mail=known, client=letter.client)
+                letter.body.discard()
+                return Answer(f"250 2.0.0 {known}", digest)
+        refusal = await (self._spool(letter, digest) if self.plan.accept == "spooled" else self._ask(letter, digest))
+        if refusal:
+            return self._turn_down(letter, "refused_by_route", refusal)
+        self.counted["taken"] += 1
+        self._bytes_in += letter.body.size
+        return Answer(f"250 2.0.0 {letter.id}", digest)
+
+    def _turn_down(self, letter: Letter, reason: str, text: str) -> Answer:
+        self.refused[reason] += 1
+        self.reason = f"{letter.client}: {text}"
+        letter.body.discard()
+        return Answer(text)
+
+    async def _spool(self, letter: Letter, digest: bytes) -> str:
+        rule = letter.destination
+        await self.inbox.put(letter.id, rule.rule, rule.topic, _meta(letter), letter.body, digest)
+        self._feeders[rule.zmq].look()
+        return ""
+
+    async def _ask(self, letter: Letter, digest: bytes) -> str:
+        """`accept: acked`: the reply that refuses it, or "" when somebody has answered for it."""
+        handover = self._handovers[letter.destination.zmq]
+        if not handover.has_room:
+            return "451 4.3.0 too much is under way; come again later"
+        raw = await letter.body.whole()
+        mail = Mail(
+            0, letter.id, letter.destination.rule, letter.destination.topic, 0, len(raw), _meta(letter), None, raw
+        )
+        frames = await self._frames(mail, raw)
+        answer: asyncio.Future[str] = self.loop.create_future()
+        number = next(self._numbers)
+        handover.give(number, frames, lambda said: None if answer.done() else answer.set_result(said))
+        try:
+            async with asyncio.timeout(self.plan.answer_s):
+                refusal = await answer
+        except TimeoutError:
+            self.counted["late"] += 1
+            return "451 4.3.0 nobody has acknowledged it in time; come again later"
+        finally:
+            handover.forget(number)
+        if refusal:
+            self.log.warning("refused", mail=letter.id, reason=refusal)
+            return "554 5.3.0 the route does not take it"
+        letter.body.discard()
+        self.counted["acked"] += 1
+        await self.inbox.remember(digest, letter.id)
+        return ""
+
+    async def _frames(self, mail: Mail, raw: bytes) -> list[Segment]:
+        if not self.plan.parse:
+            return [mail.topic, mail.meta, raw]
+        told, attachments = await asyncio.to_thread(parsed, raw)
+        known = meta.read(mail.meta)
+        return [mail.topic, meta.frame_of({**known, "parsed": told}), raw, *attachments]
+
+
+def _digest(letter: Letter) -> bytes:
+    """Of the envelope and of every byte: a Message-ID alone proves nothing."""
+    envelope = "\0".join([letter.sender, *sorted(letter.to)]).encode()
+    return hashlib.sha256(envelope + b"\0\0" + letter.body.digest.digest()).digest()
+
+
+def _meta(letter: Letter) -> bytes:
+    return meta.frame_of(
+        {
+            "id": letter.id,
+            "from": letter.sender,
+            "to": list(letter.to),
+            "size": letter.body.size,
+            "sha256": letter.body.digest.hexdigest(),
+            "received": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "rule": letter.destination.rule,
+            "client": letter.client,
+            "helo": letter.helo,
+            "tls": letter.tls,
+            "user": letter.user,
+            "tag": letter.tag,
+            "utf8": letter.utf8,
+        }
+    )
