@@ -20,6 +20,9 @@ _DOMAIN: Final = re.compile(
 )
 _PATTERN: Final = re.compile(r"[^\s@]+@[^\s@]+")
 
+FIELDS: Final = ("local", "tag", "domain")
+"""Parts of an address, for templates: `{tag}` of ups+west@example.com is west."""
+
 
 class AddressError(ValueError):
     """This is no address; the sentence says why, and shows nothing that could break a line."""

@@ -5,29 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from bridges.mail.addresses import Pattern, parts
+from bridges.mail.addresses import FIELDS, Pattern, parts
 from bridges.mail.limits import KNOWN_BYTES
 from tunnel.config.bridge_plan import ZmqPlan
-
-FIELDS: Final = ("local", "tag", "domain")
-"""Of an address, for topics: `{tag}` of ups+west@example.com is west."""
+from tunnel.config.mail.smtp_server_plan import RulePlan
 
 
 class LookupTroubleError(Exception):
     """Whether a recipient is known cannot be said at the moment."""
-
-
-@dataclass(frozen=True, slots=True)
-class RulePlan:
-    """One rule of a table. `match`: patterns; `topic`: with FIELDS in braces; `known`: a file, one address a line."""
-
-    name: str
-    match: tuple[str, ...]
-    topic: str
-    zmq: ZmqPlan
-    known: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
-from bridges.mail.addresses import Pattern
+from bridges.mail.addresses import FIELDS, Pattern
 from bridges.mail.limits import (
     MAIL_BYTES,
     MAIL_DEFAULT_BYTES,
@@ -21,7 +21,6 @@ from bridges.mail.limits import (
     SMTP_DUPLICATES_S,
     SMTP_PER_ADDRESS,
 )
-from bridges.mail.rules import FIELDS, RulePlan
 from tunnel.config import values
 from tunnel.config.addresses import is_open
 from tunnel.config.bridge_parts import allowed, spool_plan, zmq_plan
@@ -40,7 +39,7 @@ from tunnel.config.fields import (
     word_of,
 )
 from tunnel.config.mail.kind import MailKind, Reach
-from tunnel.config.mail.smtp_server_plan import Duplicates, SmtpServerPlan
+from tunnel.config.mail.smtp_server_plan import Duplicates, RulePlan, SmtpServerPlan
 from tunnel.config.model import Bridge, BridgeSocket, Model, SpoolModel, TlsModel, bridge_socket
 from tunnel.config.values import listing
 

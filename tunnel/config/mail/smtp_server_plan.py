@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from bridges.mail.limits import (
     MAIL_DEFAULT_BYTES,
@@ -16,12 +16,24 @@ from bridges.mail.limits import (
     SMTP_DUPLICATES_S,
     SMTP_PER_ADDRESS,
 )
-from bridges.mail.rules import RulePlan
-from tunnel.config.bridge_plan import NOBODY
+from tunnel.config.bridge_plan import NOBODY, ZmqPlan
 from tunnel.config.plan import Allow, SpoolPlan, TlsPlan
 
 Duplicates = Literal["unanswered", "all", "never"]
-UNANSWERED: Final = "unanswered"
+
+
+@dataclass(frozen=True, slots=True)
+class RulePlan:
+    """For whom mail is taken, and where it goes."""
+
+    name: str
+    match: tuple[str, ...]
+    """Patterns over addresses (bridges/mail/addresses.py)."""
+    topic: str
+    """The first frame, with parts of the address in braces."""
+    zmq: ZmqPlan
+    known: Path | None = None
+    """A file of addresses, one a line: no others are known."""
 
 
 @dataclass(frozen=True, slots=True)
