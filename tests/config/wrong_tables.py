@@ -691,7 +691,7 @@ bridge(
 bridge(
     "a kind nothing is like",
     "side: plant|kind: ▶exec|zmq: PUSH connect route:weights",
-    "'exec' is no kind of bridge. There are tcp-server and tcp-client",
+    "'exec' is no kind of bridge. There are tcp-server, tcp-client",
 )
 bridge("a bridge without zmq", "@side: plant|kind: ▶imap", "'zmq:' is missing here", f"imap bridges are {LATER}")
 bridge(
@@ -1081,3 +1081,51 @@ whole(
     + "  extra:\n    pattern: stream\n    from: dmz bind tcp://127.0.0.1:7000\n    to: plant\n    connections: 20000\n",
     "dmz and plant may hold 1378MiB together (each the larger of its window and max_message, or 64KiB a connection)",
 )
+
+
+def post(name: str, lines: str, *words: str, zmq: str = "PUSH connect route:weights") -> None:
+    """An smtp-server at plant that is right but for these lines."""
+    listen = "" if "listen" in lines else "listen: tcp://127.0.0.1:2525|"
+    rules = "" if "recipients:" in lines else "recipients: {all: {match: '*@*'}}|"
+    bridge(name, f"side: plant|kind: smtp-server|{listen}{rules}zmq: {zmq}|{lines}", *words)
+
+
+post(
+    "an smtp-server with another socket",
+    "require_tls: false",
+    "an smtp-server has no ROUTER",
+    zmq="▶ROUTER bind ipc://a",
+)
+post("mail that is only queued", "accept: ▶queued", "can be lost after its sender was told that it was taken")
+post("an accept that is none", "accept: ▶spooler", "Did you mean 'spooled'?")
+post(
+    "acked with nobody to answer", "accept: acked", "accept: acked needs somebody who answers", zmq="▶PUSH bind ipc://a"
+)
+post("mail for nobody", "recipients: ▶{}", "nobody is named; say for whom mail is taken")
+post("a rule without a pattern", "recipients:|  ▶a: {topic: x}", "'match:' is missing here")
+post("a pattern that is none", "recipients:|  a:|    match: ▶everybody", "is no pattern for addresses")
+post(
+    "a topic of other parts",
+    "recipients:|  a:|    match: '*@*'|    topic: ▶'{user}'",
+    "'{user}' is no part of an address",
+)
+post(
+    "a rule to an unknown route",
+    "recipients:|  a:|    match: '*@*'|    zmq: ▶PUSH connect route:no",
+    "'no' is no route of this table",
+)
+post(
+    "a rule with a socket that does not fit",
+    "recipients:|  a:|    match: '*@*'|    zmq: ▶PUB connect route:weights",
+    "a PUB cannot talk to weights at plant",
+)
+post("an smtp-server open to anybody", "listen: ▶tcp://10.0.0.1:25", "nothing says by whom")
+post("an smtp-server nobody can dial", "listen: ▶[]", "nothing is listened to")
+post("TLS from the first byte without a certificate", "▶listen_tls: tcp://127.0.0.1:4650", "listen_tls: needs tls:")
+post("users without TLS", "▶users: u", "users: needs tls:")
+post("TLS without its files", "▶tls: {ca: x}", "a server needs cert: and key: here")
+post("logins without users", "▶require_login: true", "require_login: needs users:")
+post("a mail that is too large", "max_message: ▶65MiB", "64MiB is the most")
+post("a compat that is none", "compat: ▶devices", "Did you mean 'device'?")
+post("duplicates that are neither", "duplicates: ▶soon", "'soon' is no time")
+post("a key of a tcp-server", "▶frame: line", "is not a key that is known here")

@@ -49,7 +49,7 @@ def bridge_sentence(table: Table, name: str) -> str:
     """`scales: devices that dial tcp://10.0.0.1:4001 → PUSH to route weights, framing line, at plant`."""
     bridge = table.model.bridges[name]
     if bridge.kind in MAIL:
-        return f"{name}: {MAIL[bridge.kind].sentence(bridge)}, at {bridge.side}."
+        return f"{name}: {MAIL[bridge.kind].sentence(bridge)}, at {bridge.side}"
     if not isinstance(bridge, Tcp):  # a kind that `check` refuses, and nobody describes
         return f"{name}: {bridge.kind} at {bridge.side}"
     parts = [

@@ -124,7 +124,7 @@ class SmtpServer(Bridge):
     users: Text | None = None
     """A file of names and bcrypt hashes (htpasswd -B): who may log in, over TLS only."""
     require_login: Flag = False
-    recipients: dict[str, RecipientModel] = Field(min_length=1)
+    recipients: dict[str, RecipientModel]
     """Rules by name, in order: for whom mail is taken, and where it goes."""
     accept: Annotated[
         Literal["spooled", "acked"], word_of("choice for accept", ("spooled", "acked")), BeforeValidator(_accept)
@@ -171,6 +171,8 @@ def check(c: Checking, bridge: SmtpServer, path: Path, broken: frozenset[str]) -
             c.tell(
                 place, f"accept: acked needs somebody who answers: a route, or a REQ or DEALER; not this {said.socket}."
             )
+    if not bridge.recipients and "recipients" not in broken:
+        c.tell((*path, "recipients"), "nobody is named; say for whom mail is taken, such as {all: {match: '*@*'}}.")
     if not bridge.listen and not bridge.listen_tls and not {"listen", "listen_tls"} & broken:
         c.tell(
             (*path, "listen"), "nothing is listened to; name the address that clients dial in listen: or listen_tls:."
