@@ -159,7 +159,12 @@ def run(body: Callable[[Reactor], Any], loop: str = "default", within_s: float =
 class BridgeProcess:
     """`python -m bridges.process` of a table with one bridge."""
 
-    def __init__(self, folder: Path, runtime: Path, bridge: Mapping[str, Any], limit: int | None) -> None:
+    def __init__(
+        self, folder: Path, runtime: Path, bridge: Mapping[str, Any], limit: int | None, module: str = "bridges.process"
+    ) -> None:
+        self.environment: dict[str, str] = {}
+        """More variables, for the next start."""
+        self._module = module
         self.table = folder / "t.yaml"
         self.log = folder / "bridge.log"
         self.port = free_port()
@@ -180,11 +185,13 @@ class BridgeProcess:
         self.table.write_text(yaml.safe_dump(table))
 
     def start(self, *, waits: bool = True) -> None:
-        command = [sys.executable, "-m", "bridges.process", str(self.table), "--as", "plant", "--bridge", "b"]
+        command = [sys.executable, "-m", self._module, str(self.table), "--as", "plant", "--bridge", "b"]
         if self._limit is not None:
             command = ["prlimit", f"--nofile={self._limit}", *command]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=self._environment | self.environment, stdout=log, stderr=log
+            )
         if waits:
             until_now(lambda: (self.try_status() or {}).get("state") == "listening", 20, self.log.read_text)
 
@@ -236,14 +243,19 @@ class BridgeProcess:
 
 @contextmanager
 def process(
-    folder: Path, bridge: Mapping[str, Any], *, limit: int | None = None, waits: bool = True
+    folder: Path,
+    bridge: Mapping[str, Any],
+    *,
+    limit: int | None = None,
+    waits: bool = True,
+    module: str = "bridges.process",
 ) -> Iterator[BridgeProcess]:
     """Running, and listening if it `waits` for that; at the end it is gone, and its log holds no traceback.
 
     `limit`: of its descriptors.
     """
     runtime = Path(tempfile.mkdtemp(prefix="zb", dir="/tmp"))
-    bridge_process = BridgeProcess(folder, runtime, bridge, limit)
+    bridge_process = BridgeProcess(folder, runtime, bridge, limit, module)
     try:
         bridge_process.start(waits=waits)
         yield bridge_process
