@@ -414,6 +414,7 @@ class Pki:
         made = authority.issue_cert("127.0.0.1")
         cert, key = folder / "cert.pem", folder / "key.pem"
         made.private_key_pem.write_to_path(str(key))
+        key.chmod(0o600)
         for blob in made.cert_chain_pems:
             blob.write_to_path(str(cert), append=True)
         self.plan = TlsPlan(cert, key)
