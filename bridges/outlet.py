@@ -7,7 +7,7 @@ is over. Nothing is dropped here.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import zmq
 
@@ -15,6 +15,28 @@ from tunnel import pump
 from tunnel.pump import BAD, DONE, Segment
 
 Done = Callable[[], None]
+
+
+class Whole:
+    """One message whose frames are not copied: libzmq sends them from where they are, which must not change."""
+
+    def __init__(self, frames: Sequence[Segment]) -> None:
+        self.size = sum(map(len, frames))
+        self._frames = frames
+
+    def send(self, socket: zmq.Socket[bytes]) -> bool:
+        """False: it takes no more for now. In the middle of a message libzmq then drops the rest of it as that comes:
+        it is said to its end, and once more."""
+        taken = True
+        for number, frame in enumerate(self._frames, 1):
+            more = zmq.SNDMORE if number < len(self._frames) else 0
+            try:
+                socket.send(frame, zmq.DONTWAIT | more, copy=False)
+            except zmq.Again:
+                if number == 1:
+                    return False
+                taken = False
+        return taken
 
 
 class Outlet:
@@ -34,7 +56,7 @@ class Outlet:
         """Runs that were no runs to their end, which went nowhere."""
         self._on_change = on_change
         self._on_gone = on_gone
-        self._runs: deque[tuple[tuple[Segment, ...], Done | None]] = deque()
+        self._runs: deque[tuple[tuple[Segment, ...] | Whole, Done | None]] = deque()
         self._position = 0
 
     def __repr__(self) -> str:
@@ -49,7 +71,7 @@ class Outlet:
         """Runs."""
         return len(self._runs)
 
-    def put(self, run: bytes | tuple[Segment, ...], done: Done | None = None) -> None:
+    def put(self, run: bytes | tuple[Segment, ...] | Whole, done: Done | None = None) -> None:
         """Hand a run over (in one piece, or in several), now or when there is room; then `done` is called."""
         self._runs.append(((run,) if isinstance(run, bytes) else run, done))
         if len(self._runs) == 1:
@@ -62,6 +84,15 @@ class Outlet:
         gone = self.unreachable
         while self._runs:
             run, done = self._runs[0]
+            if isinstance(run, Whole):
+                if not run.send(self._socket):
+                    break
+                self.messages += 1
+                self.bytes += run.size
+                self._runs.popleft()
+                if done is not None:
+                    done()
+                continue
             fed = pump.feed(self._socket, run, self._position)
             self.messages += fed.messages
             self.unreachable += fed.unreachable

@@ -12,8 +12,10 @@ from typing import Final, Protocol, cast
 from tunnel import served
 from tunnel.config import read_plan
 from tunnel.config.bridge_plan import BridgeKind, BridgePlan, OwnPlan
+from tunnel.config.mail import MAIL
 from tunnel.control import Command
 from tunnel.errors import UsageError
+from tunnel.heap import give_back_large_blocks
 from tunnel.log import Log
 from tunnel.reactor import Reactor
 from tunnel.served import Process
@@ -48,6 +50,8 @@ async def serve(table: Path, side: str | None, name: str) -> int:
     bridge = next((bridge for bridge in plan.bridges if bridge.name == name), None)
     if bridge is None:
         raise UsageError(f"{table} has no bridge {name} for {plan.side}.")
+    if bridge.kind in MAIL:
+        give_back_large_blocks()
     module, made = KINDS[bridge.kind]
     make = cast("Callable[[BridgePlan[OwnPlan], Reactor, Log], Bridge]", getattr(importlib.import_module(module), made))
     reactor, log = Reactor(asyncio.get_running_loop()), Log(bridge.process)

@@ -22,10 +22,10 @@ from typing import Any, Final
 
 from bridges.mail import meta
 from bridges.mail.bodies import Body
-from bridges.mail.desk import InboxDesk
 from bridges.mail.feeder import Feeder
 from bridges.mail.handover import HandOver
 from bridges.mail.inbox import FullError, Inbox, Mail
+from bridges.mail.inbox_desk import InboxDesk
 from bridges.mail.limits import HOPS
 from bridges.mail.parse import parsed
 from bridges.mail.rules import Destination, LookupTroubleError, Rules
@@ -64,6 +64,8 @@ class SmtpServer:
         self.sessions: dict[Session, None] = {}
         self._table = plan.table
         self._by_address: Counter[str] = Counter()
+        self._owing: Counter[bytes] = Counter()
+        """Mails whose clients are still there, and may be reading their 250: the same from another one is no repeat."""
         self._bytes_in = 0
         self._numbers = itertools.count(1)
         self._errors = itertools.count(1)
@@ -262,8 +264,12 @@ class SmtpServer:
         mail_id = new_id()
         return mail_id, self.inbox.body(mail_id)
 
-    def told(self, digest: bytes) -> None:
-        self.inbox.told(digest)
+    def settled(self, digest: bytes, *, told: bool) -> None:
+        self._owing[digest] -= 1
+        if self._owing[digest] <= 0:
+            del self._owing[digest]
+        if told:
+            self.inbox.told(digest)
 
     def failed(self, error: Exception) -> str:
         """Something of ours: it stands in the log under this number, and the client hears the number."""
@@ -325,8 +331,21 @@ class SmtpServer:
             return self._turn_down(letter, "bare_line_ends", "550 5.5.2 a CR or LF stands alone in the mail")
         if letter.header.hops() >= HOPS or self._table in letter.header.values(HOP):
             return self._turn_down(letter, "loop", "554 5.4.6 this mail goes in circles")
-        digest = _digest(letter)
-        if self.plan.duplicates != "never":
+        digest = _digest(letter, anyone=self.plan.duplicates == "all")
+        live = digest in self._owing
+        self._owing[digest] += 1  # until the connection says that it is settled
+        try:
+            answer = await self._once(letter, digest, live=live)
+        except BaseException:
+            self.settled(digest, told=False)
+            raise
+        if answer.digest is None:
+            self.settled(digest, told=False)
+        return answer
+
+    async def _once(self, letter: Letter, digest: bytes, *, live: bool) -> Answer:
+        """`live`: a client that sent the same is still there."""
+        if self.plan.duplicates == "all" or (self.plan.duplicates == "unanswered" and not live):
             known = await self.inbox.known(digest, self.plan.duplicates_s, told=self.plan.duplicates == "all")
             if known is not None:
                 self.counted["duplicates"] += 1
@@ -389,9 +408,10 @@ class SmtpServer:
         return [mail.topic, meta.frame_of({**known, "parsed": told}), raw, *attachments]
 
 
-def _digest(letter: Letter) -> bytes:
-    """Of the envelope and of every byte: a Message-ID alone proves nothing."""
-    envelope = "\0".join([letter.sender, *sorted(letter.to)]).encode()
+def _digest(letter: Letter, *, anyone: bool) -> bytes:
+    """Of the envelope and of every byte: a Message-ID alone proves nothing. Not `anyone`: and of who sent it, as two
+    devices may well say the same."""
+    envelope = "\0".join([letter.sender, *sorted(letter.to), *([] if anyone else [letter.client])]).encode()
     return hashlib.sha256(envelope + b"\0\0" + letter.body.digest.digest()).digest()
 
 

@@ -280,6 +280,8 @@ TAG_BYTES: Final = 8
 HEAP_MAPPED_BYTES: Final = 32 * MIB
 HEAP_KEPT_BYTES: Final = 64 * MIB
 """Blocks up to the first come from the heap, of which so much is kept (heap.py)."""
+HEAP_GIVEN_BACK_BYTES: Final = 256 * KIB
+"""A bridge for mail: free blocks from this size on are given back, and so is so much at the heap's end."""
 
 # --- the table -------------------------------------------------------------------------------------------------------
 TABLE_BYTES: Final = 1 * MIB

@@ -20,8 +20,9 @@ from typing import Any, Final
 
 import zmq
 
-from bridges.mail.limits import GIVE_AGAIN_S, GIVEN_BYTES, GIVEN_MAILS, MAIL_BYTES
+from bridges.mail.limits import GIVE_AGAIN_S, GIVEN_BYTES, GIVEN_MAILS, LARGE_BYTES, MAIL_BYTES
 from bridges.messages import pieces_of
+from bridges.outlet import Whole
 from bridges.zmq_side import ZmqSide
 from tunnel.config.bridge_plan import ZmqPlan
 from tunnel.config.plan import Endpoint
@@ -40,7 +41,7 @@ _ASKING: Final = ("REQ", "DEALER")
 class _Given:
     """One mail under way."""
 
-    pieces: tuple[Segment, ...]
+    pieces: tuple[Segment, ...] | Whole
     size: int
     then: Then
     deadline: float
@@ -91,8 +92,9 @@ class HandOver:
         head: list[Segment] = [b"put"] if self.desk else []
         if self.answers:
             head += [_NUMBER.pack(number)] if self.desk else [_NUMBER.pack(number), b""]
-        pieces = pieces_of([*head, *frames])
-        size = sum(map(len, pieces))
+        message = [*head, *frames]
+        size = sum(map(len, message))
+        pieces = pieces_of(message) if size < LARGE_BYTES else Whole(message)
         self._given[number] = given = _Given(pieces, size, then, self._loop.time() + self._again_s)
         self._bytes += size
         if self.answers:

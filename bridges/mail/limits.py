@@ -24,6 +24,8 @@ RECIPIENTS: Final = 100
 GIVEN_BYTES: Final = 8 * MIB
 """Mails given to 0MQ and not acknowledged, together; one larger mail goes alone."""
 GIVEN_MAILS: Final = 256
+LARGE_BYTES: Final = MIB
+"""From this size on a mail is given without a copy of it."""
 GIVE_AGAIN_S: Final = 30.0
 """A mail given to 0MQ that nobody acknowledged for so long is given again."""
 
@@ -32,9 +34,9 @@ HEADER_BYTES: Final = 256 * KIB
 """Of a mail's header, looked at for loops."""
 HOPS: Final = 100
 """Received fields of a mail; with so many it goes in circles (RFC 5321, 6.3)."""
-INLINE_BYTES: Final = 256 * KIB
+INLINE_BYTES: Final = 128 * KIB
 """A mail up to this size lies in the database; a longer one in a file beside it, into which it goes as it comes."""
-READ_BYTES: Final = 64 * KIB
+READ_BYTES: Final = 32 * KIB
 """One read of a client, and what its reader holds before it stops (twice, at most)."""
 SMTP_CONNECTIONS: Final = 100
 SMTP_PER_ADDRESS: Final = 20

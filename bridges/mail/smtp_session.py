@@ -100,8 +100,8 @@ class Post(Protocol):
     async def take(self, letter: Letter) -> Answer:
         """The whole hand-over; runs to its end whatever becomes of the client."""
 
-    def told(self, digest: bytes) -> None:
-        """A client has heard that its mail was taken."""
+    def settled(self, digest: bytes, *, told: bool) -> None:
+        """Whether a client has heard that its mail was taken; asked about one that this connection was answered for."""
 
     async def login(self, name: str, password: bytes) -> bool | None:
         """None: nobody can say at the moment."""
@@ -171,6 +171,7 @@ class Session(SMTP):
         return not self._is_tls
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._heard(told=False)
         super().connection_lost(error)
         self._post.ended(self, self._reason or ("reset" if error is not None else ""))
 
@@ -281,7 +282,6 @@ class Session(SMTP):
         """The client closed its half. It has heard the last reply if its machine acknowledged every byte."""
         if self._owed is not None and not self._unacknowledged():
             self._heard()
-        self._owed = None
         if self.transport is not None:
             self.transport.close()
 
@@ -295,10 +295,10 @@ class Session(SMTP):
             return int(struct.unpack("i", fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0])
         return 1
 
-    def _heard(self) -> None:
+    def _heard(self, *, told: bool = True) -> None:
         owed, self._owed = self._owed, None
         if owed is not None:
-            self._post.told(owed)
+            self._post.settled(owed, told=told)
 
     async def _wrong(self, text: str) -> None:
         self._errors += 1
@@ -484,7 +484,9 @@ class Session(SMTP):
             self._destination = None
             self._set_post_data_state()  # type: ignore[no-untyped-call]
             if answer is not None:
-                self._owed = answer.digest if not self._reader._buffer else None
+                self._owed = answer.digest
+                if self._reader._buffer:  # what follows was said before this was heard
+                    self._heard(told=False)
                 await self.push(answer.text)
 
     async def _mail(self, destination: Destination) -> Answer | None:
@@ -517,11 +519,22 @@ class Session(SMTP):
         )
         # a task of its own: a client that goes away does not end it
         handing_over = self.loop.create_task(self._post.take(letter))
-        done, _ = await asyncio.wait({handing_over}, timeout=plan.answer_s)
-        if done:
+        try:
+            await asyncio.wait({handing_over}, timeout=plan.answer_s)
+        finally:
+            if not handing_over.done():
+                handing_over.add_done_callback(self._unheard)
+        if handing_over.done():
             return handing_over.result()
         self._post.count("late")
         return Answer("451 4.3.0 it takes too long; come again later")
+
+    def _unheard(self, handing_over: asyncio.Task[Answer]) -> None:
+        """It was taken, or not, and the client does not hear of it."""
+        if not handing_over.cancelled() and handing_over.exception() is None:
+            digest = handing_over.result().digest
+            if digest is not None:
+                self._post.settled(digest, told=False)
 
     async def _read(self, data: Data, header: Header, body: Body) -> Answer | None:
         """Through the end of the mail, or of the connection. An answer: the mail is not taken."""
