@@ -30,6 +30,7 @@ from bridges.mail.limits import HOPS
 from bridges.mail.parse import parsed
 from bridges.mail.rules import Destination, LookupTroubleError, Rules
 from bridges.mail.smtp_session import Answer, Letter, Session, new_id
+from bridges.mail.trial import ServerTrial
 from bridges.mail.users import Users, UsersError
 from bridges.tls import server_context
 from tunnel.config.bridge_plan import BridgePlan, ZmqPlan
@@ -85,7 +86,10 @@ class SmtpServer:
             for secure, addresses in ((False, self.plan.plain), (True, self.plan.secure))
             for address in addresses
         ]
-        self.desk = InboxDesk(self.inbox, self._again)
+        self._commands: dict[str, Command] = {
+            **InboxDesk(self.inbox, self._again).commands,
+            "mail-test": ServerTrial(self, plan.name),
+        }
 
     # --- its life ----------------------------------------------------------------------------------------------------
 
@@ -137,7 +141,16 @@ class SmtpServer:
         return {}
 
     def commands(self) -> Mapping[str, Command]:
-        return self.desk.commands
+        return self._commands
+
+    def handed(self, destination: Destination) -> int:
+        """Mails of its socket that somebody has answered for, refusals included."""
+        feeder = self._feeders.get(destination.zmq)
+        return 0 if feeder is None else feeder.taken + feeder.refused
+
+    def answered_by(self, destination: Destination) -> str:
+        """Who answers for mails there, in words."""
+        return str(self._handovers[destination.zmq].status()["answered_by"])
 
     def _tick(self) -> None:
         self._timer = self.loop.call_later(_TICK_S, self._tick)

@@ -28,15 +28,20 @@ class InboxDesk:
 
     async def _list(self, request: Reply) -> Reply:
         after, limit = _number(request, "after", 0), _number(request, "limit", 100)
-        rows = await self._inbox.list(after, limit)
-        return {"mails": [_told(row) for row in rows], "full": len(rows) == limit}
+        state = request.get("state")
+        if state not in (None, "open", "dead"):
+            return {"mails": [], "more": False}
+        rows = await self._inbox.list(after, limit, dead=None if state is None else state == "dead")
+        return {"mails": [_told(row) for row in rows], "more": len(rows) == limit}
 
     async def _show(self, request: Reply) -> Reply:
         number = _number(request, "number", 0)
         rows = await self._inbox.list(number - 1, 1)
         if not rows or rows[0]["number"] != number:
             raise UsageError(f"there is no mail {number} (any more).")
-        return _told(rows[0]) | {"meta": meta.read(rows[0]["meta"])}
+        told, known = _told(rows[0]), meta.read(rows[0]["meta"])
+        states = [{"address": one, "state": told["state"], "words": ""} for one in known.get("to", [])]
+        return {"mail": told | {"states": states}, "headers": [], "meta": known}
 
     async def _retry(self, request: Reply) -> Reply:
         count = 0
@@ -44,13 +49,13 @@ class InboxDesk:
             if await self._inbox.retry(number):
                 self._again(number)
                 count += 1
-        return {"mails": count}
+        return {"count": count, "refused": []}
 
     async def _drop(self, request: Reply) -> Reply:
         count = 0
         for number in await self._chosen(request):
             count += await self._inbox.drop(number)
-        return {"mails": count}
+        return {"count": count, "busy": 0}
 
     async def _chosen(self, request: Reply) -> list[int]:
         numbers = request.get("numbers")
@@ -63,7 +68,20 @@ class InboxDesk:
 
 def _told(row: Reply) -> Reply:
     envelope = meta.read(row["meta"])
-    return {**row, "meta": None, "from": envelope.get("from", ""), "to": envelope.get("to", [])}
+    to = envelope.get("to", [])
+    return {
+        "number": row["number"],
+        "id": row["id"],
+        "state": row["state"],
+        "born": row["born"],
+        "size": row["bytes"],
+        "attempts": 0,
+        "due": None,
+        "from": envelope.get("from", ""),
+        "to": to[:3],
+        "recipients": len(to),
+        "why": row["reason"],
+    }
 
 
 def _number(request: Reply, key: str, default: int) -> int:

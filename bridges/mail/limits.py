@@ -29,6 +29,9 @@ LARGE_BYTES: Final = MIB
 GIVE_AGAIN_S: Final = 30.0
 """A mail given to 0MQ that nobody acknowledged for so long is given again."""
 
+TRIAL_S: Final = 5.0
+"""`ztunnel mail test` waits so long for each thing that should happen at once."""
+
 # --- smtp-server -----------------------------------------------------------------------------------------------------
 HEADER_BYTES: Final = 256 * KIB
 """Of a mail's header, looked at for loops."""

@@ -636,8 +636,8 @@ def test_a_mail_nobody_takes_in_time_is_a_dead_letter_and_can_be_sent_on_its_way
         commands = rig.server.commands()
         (told,) = (await commands["mail-list"]({}))["mails"]  # type: ignore[misc]
         assert (told["state"], told["from"], told["to"]) == ("dead", "a@example.com", ["ups+west@example.com"])
-        assert "expire" in told["reason"]
-        assert await commands["mail-retry"]({"all": True}) == {"mails": 1}  # type: ignore[misc]
+        assert "expire" in told["why"]
+        assert await commands["mail-retry"]({"all": True}) == {"count": 1, "refused": []}  # type: ignore[misc]
         rig.app.bind(rig.server.plan.rules[0].zmq.endpoints[0].address)
         peer, number, *_ = await rig.recv()
         rig.app.send_multipart([peer, number, b""])
@@ -680,3 +680,48 @@ def test_published(tmp_path: Path) -> None:
         assert (topic, raw) == (b"alarm.west", MAIL)
 
     served(tmp_path, body, socket="PUB")
+
+
+# --- ztunnel mail test -----------------------------------------------------------------------------------------------
+
+
+async def tried(rig: Rig, **request: Any) -> tuple[bool, list[tuple[str, str]]]:
+    told = await rig.server.commands()["mail-test"](request)  # type: ignore[misc]
+    return told["fine"], [(step["step"], step["found"]) for step in told["steps"]]
+
+
+def test_a_trial_tells_each_step(tmp_path: Path) -> None:
+    async def body(rig: Rig) -> None:
+        fine, steps = await tried(rig, address="ups+west@example.com")
+        assert fine, steps
+        assert [step for step, _ in steps] == ["rule", "connect", "taken", "on disk", "handed on"]
+        assert steps[0][1].startswith("ups: topic 'alarm.west', PUSH to ")
+        assert TAKEN.fullmatch(steps[2][1])
+        ((_, meta, raw),) = await rig.mails()
+        assert meta["to"] == ["ups+west@example.com"]
+        assert b"Subject: ztunnel mail test of post\r\n" in raw
+
+    served(tmp_path, body)
+
+
+def test_a_trial_tells_who_refused_and_in_which_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bridges.mail import trial
+
+    pki = Pki(tmp_path)
+    monkeypatch.setattr(trial, "TRIAL_S", 0.3)
+    monkeypatch.setattr(trial.settled, "__defaults__", (0.3,))
+
+    async def body(rig: Rig) -> None:
+        assert await tried(rig, address="nobody@example.com") == (
+            False,
+            [("rule", "nobody@example.com: 550 5.1.1 nobody of that name here")],
+        )
+        fine, steps = await tried(rig, address="ups@example.com")
+        assert (fine, steps[-1]) == (False, ("login", "this bridge wants a login"))
+        fine, steps = await tried(rig, address="ups@example.com", user="ann", password="wrong")
+        assert (fine, steps[-1]) == (False, ("refused", "535 5.7.8 wrong name or password"))
+        fine, steps = await tried(rig, address="ups@example.com", user="ann", password="right")
+        assert [step for step, _ in steps] == ["rule", "connect", "tls", "login", "taken", "on disk", "handed on"]
+        assert (fine, steps[-1][1]) == (False, "not within 0 s: the application has not answered")
+
+    served(tmp_path, body, bound=False, socket="DEALER", tls=pki.plan, users=pki.users, require_login=True)
