@@ -32,6 +32,8 @@ BRIDGED = {
     "at plant",
     "service.yaml": "desk: requests of devices that dial tcp://192.0.2.10:7000 → DEALER to route stock, framing line, "
     "at dmz",
+    "alarms.yaml": "alarms: mail for ups@*, printer@* or scan?@* → PUB to route alarms; it comes to tcp://10.0.0.1:25, "
+    "and its sender is told when it is on disk, at plant",
 }
 """Tables with a bridge, and what it is in words."""
 
