@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import smtplib
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -94,7 +95,7 @@ def table(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
         yield Running(request.param, here, opened)
 
 
-TRIED = ("scale", "hl7", "plc", "displays", "service")
+TRIED = ("scale", "hl7", "plc", "displays", "service", "alarms")
 
 
 def only(name: str) -> pytest.MarkDecorator:
@@ -195,3 +196,24 @@ def test_lines_are_answered_in_their_order(table: Running) -> None:
     late = b"ERROR no answer in time\n"
     assert read(program, len(late)) == late
     assert table.bridge("dmz")["detail"]["timeouts"] == 1
+
+
+@only("alarms")
+def test_an_alarm_of_a_ups_is_published(table: Running) -> None:
+    table.up()
+    screen = table.zmq(zmq.SUB, "dmz 5558")
+    screen.setsockopt(zmq.SUBSCRIBE, b"alarm.ups.")
+    alarm = b"Subject: on battery\r\n\r\nUPS 7\r\n"
+    for _ in range(100):  # until the subscription has crossed
+        with smtplib.SMTP("127.0.0.1", table.port("link 25"), timeout=WITHIN_S) as device:
+            device.sendmail("ups@local.invalid", ["ups+west@alarms.example"], alarm)
+        if screen.poll(200):
+            break
+    topic, meta, raw = screen.recv_multipart()
+    assert (topic, raw) == (b"alarm.ups.west", alarm)
+    assert json.loads(meta)["parsed"]["headers"]["subject"] == ["on battery"]
+    with (
+        smtplib.SMTP("127.0.0.1", table.port("link 25"), timeout=WITHIN_S) as device,
+        pytest.raises(smtplib.SMTPRecipientsRefused),
+    ):
+        device.sendmail("ups@local.invalid", ["boss@alarms.example"], alarm)

@@ -38,6 +38,7 @@ NAMED = {
     "plc": {"dmz": ["link 9440", "dmz 5555"], "plant": []},
     "displays": {"dmz": ["link 9440", "dmz 5556"], "plant": ["link 4100"]},
     "service": {"dmz": ["link 9440", "link 7000"], "plant": []},
+    "alarms": {"dmz": ["link 9440", "dmz 5558"], "plant": ["link 25"]},
 }
 """Table → side, or whoever opens ports for it → what may listen there: whose port, and its number in the table."""
 _LISTEN, _UNCONNECTED = "0A", "07"
@@ -80,7 +81,7 @@ class Moved:
         whose = what.split()[0] if " bind " in what else "to" if " connect " in what else "link"
         text = re.sub(r"(10\.0\.0\.\d+|192\.0\.2\.\d+|dmz\.example\.com)(?=:)", "127.0.0.1", what)
         text = re.sub(r"unix://\S*/", f"unix://{self.rig.runtime}/", text)
-        return re.sub(r"(?<=[:/])\d{3,4}\b(?!\.)", lambda found: str(self.port(f"{whose} {found[0]}")), text)
+        return re.sub(r"(?<=[:/])\d{2,4}\b(?!\.)", lambda found: str(self.port(f"{whose} {found[0]}")), text)
 
     def _through_sshd(self, sshd: Sshd, end: Any, backend: str) -> Any:
         side, address = end.split() if isinstance(end, str) else (end["side"], end["address"])
