@@ -72,6 +72,7 @@ class RouteSpools:
         backlog = self.ports[at].backlog if at < len(self.ports) else None
         if backlog is not None:
             backlog.on_durable()
+            self._pattern.safer(self.ports[at])
 
     def _on_room(self) -> None:
         if self._pattern.ports:

@@ -36,6 +36,8 @@ class ZmqPlan:
     """The route whose private socket it connects to."""
     hwm: int = LOCAL_HWM
     subscribe: tuple[bytes, ...] = (b"",)
+    receipts: str | None = None
+    """The endpoint of that route's desk (bridges/receipts.py)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,8 @@ def _zmq(planner: Planner, bridge: Bridge, path: Steps) -> ZmqPlan:
     else:
         endpoints = tuple(Endpoint(said.method, planner.address(text, (*path, "zmq"))) for text in said.endpoints)
     subscribe = bridge.subscribe if isinstance(bridge, Tcp) else (b"",)
-    return ZmqPlan(said.socket, endpoints, said.route, bridge.hwm or LOCAL_HWM, subscribe)
+    desk = f"ipc://{places.receipts_path(planner.runtime_dir, said.route)}" if said.route is not None else None
+    return ZmqPlan(said.socket, endpoints, said.route, bridge.hwm or LOCAL_HWM, subscribe, desk)
 
 
 def _tcp(planner: Planner, name: str, bridge: Tcp, path: Steps) -> TcpPlan:

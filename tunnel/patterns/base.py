@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tunnel.backlog import Backlog
     from tunnel.config.plan import RoutePlan
     from tunnel.local import LocalEnd
+    from tunnel.patterns.desk import Desk
     from tunnel.pump import Drained, Fed
     from tunnel.tap import Tap
 
@@ -96,6 +97,23 @@ class Port:
             self.peer.wake(self.channel)
 
     @property
+    def entered_through(self) -> int:
+        """A mark behind everything that was put: a place, or a row of the spool."""
+        if self.backlog is not None:
+            return self.backlog.store.next - 1
+        return self.channel.outbound.placed if self.channel.outbound else 0
+
+    @property
+    def safe_through(self) -> int:
+        """What was put before this mark outlives this process, or is at its end (delivered, or dropped by a rule)."""
+        if self.backlog is not None:
+            return self.backlog.store.durable
+        outbound = self.channel.outbound
+        if outbound is None or not outbound.terms.confirmed:
+            return self.entered_through
+        return outbound.settled
+
+    @property
     def unacked_bytes(self) -> int:
         return self.channel.outbound.load_bytes if self.channel.outbound else 0
 
@@ -128,6 +146,8 @@ class Pattern:
         self.tap: Tap | None = None
         """Somebody looks at what crosses (`ztunnel tap`): asked once a batch."""
         self._end: LocalEnd | None = None
+        self.desk: Desk | None = None
+        """Where bridges get receipts, beside a private socket."""
         self.marks = Marks(plan.end.hwm)
         self.patience_us = FEED_PATIENCE_US
         """How long the next feed may wait for room; nothing once the consumer stood still."""
@@ -198,7 +218,13 @@ class Pattern:
         """A window has opened, or a link has come or gone."""
         if port.backlog is not None:
             port.backlog.advance()
+        self.safer(port)
         self.want()
+
+    def safer(self, port: Port) -> None:
+        """More of what was read for this port is delivered, or on disk."""
+        if self.desk is not None:
+            self.desk.safer(port)
 
     def read_out(self) -> None:
         """An orderly end: take in what is there, as far as there is room for it."""
@@ -213,6 +239,8 @@ class Pattern:
 
     def want(self) -> None:
         """Tell the watch what this route waits for."""
+        if self.desk is not None:
+            self.desk.want()
         if not self.end.has_socket:
             return
         events = 0
@@ -229,6 +257,10 @@ class Pattern:
 
     def read(self) -> bool | None:
         """One batch from the local socket. True: it has no more. None: likewise, and the batch took the shortcut."""
+        raise NotImplementedError
+
+    def admit(self, drained: Drained, now: float) -> Sequence[Port]:
+        """Let one message that came by the desk in, as if the local socket had it; there is room. Where it went."""
         raise NotImplementedError
 
     def max_message_bytes(self) -> int:
@@ -400,7 +432,7 @@ class Pattern:
 
     def told(self) -> dict[str, Any]:
         """What `status` shows of this pattern only."""
-        return {}
+        return {} if self.desk is None else {"desk": self.desk.told()}
 
     def may_repeat(self) -> int:
         return sum(port.channel.outbound.may_repeat for port in self.ports if port.channel.outbound)

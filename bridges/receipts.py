@@ -1,0 +1,263 @@
+"""A bridge at a route's desk (tunnel/receipts.py): a Giver puts messages and hears when they are safe.
+
+    giver = Giver(reactor, plan.receipts, on_room=read_on)
+    giver.put([b"frame", ...], then)        # then(None): taken; then("..."): refused for good, and why
+
+The device may be killed or restarted at any moment, or not be there yet: it connects anew by itself, for ever. A giver
+then puts again what was not taken, so the route may get a message twice. Plain callbacks on the reactor's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import zmq
+
+from tunnel.limits import HANDSHAKE_S, RECEIPTS_BYTES
+from tunnel.local.endpoint import Pause
+from tunnel.monitor import Monitor, MonitorEvent
+from tunnel.reactor import LOCAL_AFFINITY, POLLIN, POLLOUT, Reactor, Watch
+from tunnel.receipts import NUMBER, PUT, REFUSED, TAKEN
+
+_NEVER_MS: Final = 86_400_000
+"""RECONNECT_IVL. libzmq's own reconnect would carry on with what was left in its queue, which is put again as well.
+With -1 it would throw away the answers that are not read yet."""
+_BROKEN: Final = (
+    zmq.Event.DISCONNECTED
+    | zmq.Event.CLOSED
+    | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
+    | zmq.Event.HANDSHAKE_FAILED_AUTH
+)
+_WORDS_A_TURN: Final = 256
+
+Then = Callable[[str | None], object]
+
+
+class _Line:
+    """A DEALER to one desk, made anew whenever it breaks. Words go out only while it is up."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        endpoint: str,
+        on_up: Callable[[], object],
+        on_word: Callable[[list[bytes]], object],
+        on_writable: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.up = False
+        self.connects = 0
+        """How often it came up."""
+        self._reactor = reactor
+        self._endpoint = endpoint
+        self._on_up = on_up
+        self._on_word = on_word
+        self._on_writable = on_writable
+        self._pause = Pause()
+        self._timer: asyncio.TimerHandle | None = None
+        self._socket: zmq.Socket[bytes] | None = None
+        self._watch: Watch | None = None
+        self._monitor: Monitor | None = None
+        self._closed = False
+        self._dial()
+
+    def send(self, *word: bytes) -> bool:
+        """False: it is not up, or full; then `on_up` or `on_writable` comes."""
+        if self._socket is None or self._watch is None or not self.up:
+            return False
+        try:
+            self._socket.send_multipart(word, zmq.DONTWAIT)
+        except zmq.Again:
+            self._watch.want(POLLIN | POLLOUT)
+            return False
+        self._watch.poke()
+        return True
+
+    def anew(self) -> None:
+        """Have it break and come again."""
+        if self._socket is not None:
+            self._hang_up()
+            self._later()
+
+    def close(self) -> None:
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._hang_up()
+
+    def _dial(self) -> None:
+        self._timer = None
+        self._socket = socket = self._reactor.context.socket(zmq.DEALER)
+        numbers = {
+            zmq.AFFINITY: LOCAL_AFFINITY,
+            zmq.LINGER: 0,
+            zmq.HANDSHAKE_IVL: int(HANDSHAKE_S * 1000),
+            zmq.RECONNECT_IVL: _NEVER_MS,
+        }
+        for option, value in numbers.items():
+            socket.setsockopt(option, value)
+        self._monitor = Monitor(self._reactor, socket, lambda event: self._on_event(socket, event))
+        self._watch = self._reactor.watch(socket, self._on_ready, POLLIN)
+        socket.connect(self._endpoint)
+
+    def _on_event(self, socket: zmq.Socket[bytes], event: MonitorEvent) -> None:
+        if socket is not self._socket:
+            return
+        if event.kind == zmq.Event.HANDSHAKE_SUCCEEDED:
+            self.up = True
+            self.connects += 1
+            self._pause.reset()
+            self._on_up()
+        elif event.kind & _BROKEN:
+            while self._read():
+                pass
+            self.anew()
+
+    def _on_ready(self, events: int) -> bool:
+        if events & POLLOUT and self._watch is not None:
+            self._watch.want(POLLIN)
+            self._on_writable()
+        if events & POLLIN:
+            for _ in range(_WORDS_A_TURN):
+                if not self._read():
+                    break
+        return False
+
+    def _read(self) -> bool:
+        """One word, if there is one."""
+        if self._socket is None:
+            return False
+        try:
+            word = self._socket.recv_multipart(zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        self._on_word(word)
+        return True
+
+    def _later(self) -> None:
+        if not self._closed:
+            self._timer = self._reactor.call_later(self._pause.take(), self._dial)
+
+    def _hang_up(self) -> None:
+        self.up = False
+        socket, self._socket = self._socket, None
+        if socket is not None and self._watch is not None and self._monitor is not None:
+            self._watch.close()
+            self._monitor.close()
+            socket.close(linger=0)
+
+
+class _Put:
+    """A message that was not answered yet."""
+
+    __slots__ = ("frames", "size", "then")
+
+    def __init__(self, frames: Sequence[bytes], then: Then) -> None:
+        self.frames = tuple(frames)
+        self.size = sum(map(len, frames))
+        self.then = then
+
+
+class Giver:
+    """Puts messages into a route, and tells of each what became of it; it keeps it until then, and no longer.
+
+    Whoever puts looks at `has_room` first, and goes on at `on_room`. A message is kept all the same, and one larger
+    than `most_bytes` goes alone.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        endpoint: str,
+        on_room: Callable[[], object] = lambda: None,
+        most_bytes: int = RECEIPTS_BYTES,
+    ) -> None:
+        self.taken = self.refused = self.repeated = 0
+        self.bytes = 0
+        """Kept."""
+        self._most_bytes = most_bytes
+        self._on_room = on_room
+        self._number = 0
+        self._open: dict[int, _Put] = {}
+        self._unsent: deque[int] = deque()
+        """Of those, what the present connection was not given yet, in order."""
+        self._line = _Line(reactor, endpoint, self._on_up, self._on_word, self._flush)
+
+    def __repr__(self) -> str:
+        return f"<Giver {'up' if self.up else 'down'} waiting={self.waiting} bytes={self.bytes} taken={self.taken}>"
+
+    @property
+    def up(self) -> bool:
+        """Connected to the desk. (Its route may have no room all the same.)"""
+        return self._line.up
+
+    @property
+    def waiting(self) -> int:
+        """Messages without an answer."""
+        return len(self._open)
+
+    @property
+    def has_room(self) -> bool:
+        return self.bytes < self._most_bytes
+
+    def put(self, frames: Sequence[bytes], then: Then) -> int:
+        """A message of at least one frame. `then` is called once, later, unless the giver is closed before: with None
+        when it is taken, with a sentence when it never will be. The number that it goes by, in this process."""
+        self._number += 1
+        self._open[self._number] = put = _Put(frames, then)
+        self.bytes += put.size
+        self._unsent.append(self._number)
+        self._flush()
+        return self._number
+
+    def close(self) -> None:
+        """What was not answered may have been taken, or not."""
+        self._line.close()
+        self._open.clear()
+        self._unsent.clear()
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "up": self.up,
+            "waiting": self.waiting,
+            "waiting_bytes": self.bytes,
+            "taken": self.taken,
+            "refused": self.refused,
+            "may_repeat": self.repeated,
+        }
+
+    def _on_up(self) -> None:
+        self.repeated += len(self._open) - len(self._unsent)
+        self._unsent = deque(self._open)
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._unsent:
+            number = self._unsent[0]
+            if not self._line.send(PUT, NUMBER.pack(number), *self._open[number].frames):
+                return
+            self._unsent.popleft()
+
+    def _on_word(self, word: list[bytes]) -> None:
+        had_room = self.has_room
+        if word[0] == TAKEN:
+            for frame in word[1:]:
+                self._answer(frame, None)
+        elif word[0] == REFUSED and len(word) == 3:
+            self._answer(word[1], word[2].decode("utf-8", "replace"))
+        if self.has_room and not had_room:
+            self._on_room()
+
+    def _answer(self, frame: bytes, reason: str | None) -> None:
+        put = self._open.pop(NUMBER.unpack(frame)[0], None) if len(frame) == NUMBER.size else None
+        if put is None:
+            return
+        self.bytes -= put.size
+        if reason is None:
+            self.taken += 1
+        else:
+            self.refused += 1
+        put.then(reason)
