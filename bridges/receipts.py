@@ -1,10 +1,14 @@
-"""A bridge at a route's desk (tunnel/receipts.py): a Giver puts messages and hears when they are safe.
+"""A bridge at a route's desk (tunnel/receipts.py): a Giver puts messages and hears when they are safe; a Taker gets
+messages and says when it has them safe.
 
     giver = Giver(reactor, plan.receipts, on_room=read_on)
     giver.put([b"frame", ...], then)        # then(None): taken; then("..."): refused for good, and why
+    taker = Taker(reactor, plan.receipts, on_message)
+    taker.done(number)                      # some time after on_message(number, frames)
 
-The device may be killed or restarted at any moment, or not be there yet: it connects anew by itself, for ever. A giver
-then puts again what was not taken, so the route may get a message twice. Plain callbacks on the reactor's loop.
+The device may be killed or restarted at any moment, or not be there yet: both connect anew by themselves, for ever. A
+giver then puts again what was not taken, so the route may get a message twice; a taker gets again what it had not said
+`done` of, and keeps from its bridge what this process has, or had, already. Plain callbacks on the reactor's loop.
 """
 
 from __future__ import annotations
@@ -16,11 +20,11 @@ from typing import Any, Final
 
 import zmq
 
-from tunnel.limits import HANDSHAKE_S, RECEIPTS_BYTES
+from tunnel.limits import HANDSHAKE_S, RECEIPTS_BYTES, RECEIPTS_CREDIT, RECEIPTS_KNOWN
 from tunnel.local.endpoint import Pause
 from tunnel.monitor import Monitor, MonitorEvent
 from tunnel.reactor import LOCAL_AFFINITY, POLLIN, POLLOUT, Reactor, Watch
-from tunnel.receipts import NUMBER, PUT, REFUSED, TAKEN
+from tunnel.receipts import ANEW, CREDIT, DONE, HERE, MESSAGE, NUMBER, PUT, REFUSED, TAKE, TAKEN, THERE
 
 _NEVER_MS: Final = 86_400_000
 """RECONNECT_IVL. libzmq's own reconnect would carry on with what was left in its queue, which is put again as well.
@@ -35,6 +39,7 @@ _BROKEN: Final = (
 _WORDS_A_TURN: Final = 256
 
 Then = Callable[[str | None], object]
+OnMessage = Callable[[int, list[bytes]], object]
 
 
 class _Line:
@@ -261,3 +266,92 @@ class Giver:
         else:
             self.refused += 1
         put.then(reason)
+
+
+class Taker:
+    """Gets messages of a route, at most `credit` that it has not said `done` of, and says `done`.
+
+    Numbers are the desk's; a message that is given out again bears the same number as long as its device runs, and on a
+    spooled route as long as the spool at the other side lives. A bridge that must not hand a message on twice remembers
+    them on disk.
+    """
+
+    def __init__(self, reactor: Reactor, endpoint: str, on_message: OnMessage, credit: int = RECEIPTS_CREDIT) -> None:
+        self.messages = self.repeated = 0
+        """Given to the bridge; kept from it."""
+        self._on_message = on_message
+        self._credit = credit
+        self._has: set[int] = set()
+        """With the bridge, not done."""
+        self._known: dict[int, None] = {}
+        """The newest that were done, oldest first."""
+        self._unsaid: deque[int] = deque()
+        """Done, and not said on the present connection yet, which was given them."""
+        self._given: set[int] = set()
+        """What the present connection was given and has not answered."""
+        self._line = _Line(reactor, endpoint, self._on_up, self._on_word, self._flush)
+
+    def __repr__(self) -> str:
+        return f"<Taker {'up' if self.up else 'down'} waiting={self.waiting} messages={self.messages}>"
+
+    @property
+    def up(self) -> bool:
+        """Connected to the desk."""
+        return self._line.up
+
+    @property
+    def waiting(self) -> int:
+        """Messages that the bridge has not said `done` of."""
+        return len(self._has)
+
+    def done(self, number: int) -> None:
+        """This message is safe with the bridge (fsynced, or handed on for good). In any order."""
+        if number not in self._has:
+            return
+        self._has.remove(number)
+        self._known[number] = None
+        if len(self._known) > RECEIPTS_KNOWN:
+            del self._known[next(iter(self._known))]
+        self._say_done(number)
+
+    def close(self) -> None:
+        """What was not done is given out again, to whom it may be."""
+        self._line.close()
+
+    def status(self) -> dict[str, Any]:
+        return {"up": self.up, "waiting": self.waiting, "messages": self.messages, "repeats": self.repeated}
+
+    def _on_up(self) -> None:
+        self._given.clear()
+        self._unsaid.clear()
+        self._line.send(TAKE, CREDIT.pack(self._credit))
+
+    def _on_word(self, word: list[bytes]) -> None:
+        if word[0] == MESSAGE and len(word) > 2 and len(word[1]) == NUMBER.size:
+            self._on_given(NUMBER.unpack(word[1])[0], word[2:])
+        elif word[0] == THERE:
+            self._line.send(HERE)
+        elif word[0] == ANEW:
+            self._line.anew()
+
+    def _on_given(self, number: int, frames: list[bytes]) -> None:
+        self._given.add(number)
+        if number in self._known:  # the desk did not hear of it
+            self.repeated += 1
+            self._say_done(number)
+        elif number in self._has:
+            self.repeated += 1
+        else:
+            self.messages += 1
+            self._has.add(number)
+            self._on_message(number, frames)
+
+    def _say_done(self, number: int) -> None:
+        if number in self._given:  # else it is said when the present connection is given it
+            self._given.remove(number)
+            self._unsaid.append(number)
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._unsaid and self._line.send(DONE, NUMBER.pack(self._unsaid[0])):
+            self._unsaid.popleft()

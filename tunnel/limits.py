@@ -94,6 +94,8 @@ DESK_HASHED_BYTES: Final = 4096
 """So much of a message goes into the number by which its repeats are known."""
 RECEIPTS_BYTES: Final = 8 * MIB
 """What a giver may have under way: it keeps every message until its receipt has come."""
+RECEIPTS_CREDIT: Final = 16
+"""Messages that a taker may have unanswered, unless its bridge says otherwise."""
 RECEIPTS_KNOWN: Final = 4096
 """Numbers that a taker remembers having answered, so as to answer repeats by itself."""
 

@@ -94,6 +94,7 @@ class RunningRoute:
             return None
         desk = kind(self.pattern)
         desk.attach(LocalEnd(reactor, zap, desk.plan(private_dir), desk.on_ready, lambda: None, private_dir))
+        desk.end.on_doubt = desk.on_doubt
         self.pattern.desk = desk
         return desk
 

@@ -334,7 +334,7 @@ class Pattern:
         now = self.hub.now()
         if self.plan.max_age_s is not None and now - run.born > self.plan.max_age_s:
             self.dropped["expired"] += max(0, run.messages - run.fed)
-            self._finish(port, run, now)
+            self.finish(port, run, now)
             return True
         passed = run.fed
         if self.marks.exit_open:
@@ -346,10 +346,10 @@ class Pattern:
         if fed.status is pump.BAD:
             self.hub.breach(port.peer, RemoteProtocolError("batch", f"{self.plan.name}: a batch is malformed"))
             self.dropped["malformed"] += max(1, run.messages - run.fed)
-            self._finish(port, run, now)
+            self.finish(port, run, now)
             return True
         if fed.status is pump.DONE:
-            self._finish(port, run, now)
+            self.finish(port, run, now)
             return True
         return self.on_full(port, run, fed)
 
@@ -412,7 +412,8 @@ class Pattern:
         """The socket said EAGAIN (or a limit was met). True: go on with other work; False: wait for the socket."""
         return False
 
-    def _finish(self, port: Port, run: Run, now: float) -> None:
+    def finish(self, port: Port, run: Run, now: float) -> None:
+        """Nothing of the run, the port's first, is left to do: the far half may forget it."""
         channel = port.channel
         if channel.inbound is not None:
             channel.inbound.done(run)
@@ -435,7 +436,8 @@ class Pattern:
         return {} if self.desk is None else {"desk": self.desk.told()}
 
     def may_repeat(self) -> int:
-        return sum(port.channel.outbound.may_repeat for port in self.ports if port.channel.outbound)
+        again = self.desk.may_repeat if self.desk is not None else 0
+        return again + sum(port.channel.outbound.may_repeat for port in self.ports if port.channel.outbound)
 
     def settled(self) -> bool:
         """Is everything said that the far halves must know before the route is ready?"""

@@ -38,6 +38,8 @@ class Desk:
 
     def __init__(self, pattern: Pattern) -> None:
         self.pattern = pattern
+        self.may_repeat = 0
+        """Messages that were given out again."""
         self._end: LocalEnd | None = None
         self._waiting: dict[bytes, list[list[bytes]]] = {}
         """Words for peers that were full."""
@@ -86,6 +88,9 @@ class Desk:
 
     def safer(self, port: Port) -> None:
         """More of what went to this port may be out of danger."""
+
+    def on_doubt(self) -> None:
+        """A peer has come or gone; libzmq does not say which."""
 
     def told(self) -> dict[str, Any]:
         """What `status` shows."""
