@@ -218,13 +218,7 @@ class Pattern:
         """A window has opened, or a link has come or gone."""
         if port.backlog is not None:
             port.backlog.advance()
-        self.safer(port)
         self.want()
-
-    def safer(self, port: Port) -> None:
-        """More of what was read for this port is delivered, or on disk."""
-        if self.desk is not None:
-            self.desk.safer(port)
 
     def read_out(self) -> None:
         """An orderly end: take in what is there, as far as there is room for it."""
@@ -238,7 +232,7 @@ class Pattern:
         self.want()
 
     def want(self) -> None:
-        """Tell the watch what this route waits for."""
+        """Tell the watch what this route waits for, and its desk what may have become safe."""
         if self.desk is not None:
             self.desk.want()
         if not self.end.has_socket:

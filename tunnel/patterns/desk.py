@@ -21,7 +21,7 @@ from tunnel.reactor import POLLIN
 
 if TYPE_CHECKING:
     from tunnel.local import LocalEnd
-    from tunnel.patterns.base import Pattern, Port
+    from tunnel.patterns.base import Pattern
 
 _FILE_MODE = 0o600
 
@@ -86,9 +86,6 @@ class Desk:
         """A word for it could not be sent: it is not connected any more."""
         raise NotImplementedError
 
-    def safer(self, port: Port) -> None:
-        """More of what went to this port may be out of danger."""
-
     def on_doubt(self) -> None:
         """A peer has come or gone; libzmq does not say which."""
 
@@ -99,7 +96,7 @@ class Desk:
     # --- words -------------------------------------------------------------------------------------------------------
 
     def want(self) -> None:
-        """Tell the watch whether words are read."""
+        """Something about the route has changed: tell the watch whether words are read."""
         if self.end.has_socket:
             self.end.watch.want(POLLIN if self.wants_to_read() else 0)
 

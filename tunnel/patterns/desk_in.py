@@ -84,10 +84,14 @@ class DeskIn(Desk):
             self._take(peer, [number])
         return True
 
-    def safer(self, port: Port) -> None:
-        marks = self._marks.get(port)
-        if not marks:
-            return
+    def want(self) -> None:
+        if self.receipts:
+            for port, marks in self._marks.items():
+                self._answer(port, marks)
+        super().want()
+
+    def _answer(self, port: Port, marks: deque[tuple[int, _Receipt]]) -> None:
+        """What has become safe for this port, and is so for the others."""
         through = port.safe_through
         taken: dict[bytes, list[bytes]] = {}
         while marks and marks[0][0] <= through:

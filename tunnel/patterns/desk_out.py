@@ -100,6 +100,8 @@ class DeskOut(Desk):
         """Of each port the first runs that its channel holds."""
         self._back: deque[_Message] = deque()
         """Messages of takers that went."""
+        self._turn = 0
+        """Which port is the next."""
         self._number = int.from_bytes(os.urandom(_SIZE_OF_NUMBER))
         """No two processes count alike."""
 
@@ -248,19 +250,18 @@ class DeskOut(Desk):
         self.pattern.hub.call_later(0, self._on_gone)
 
     def _next_taker(self) -> _Taker | None:
-        for peer, taker in self._takers.items():
-            if len(taker.has) < taker.credit:
-                self._takers[peer] = self._takers.pop(peer)  # the others come before its next turn
-                return taker
-        return None
+        return next((taker for taker in self._takers.values() if len(taker.has) < taker.credit), None)
 
     def _next_message(self) -> _Message | None:
         if self._back:
             return self._back.popleft()
-        for port in self.pattern.ports:
+        ports = self.pattern.ports
+        for turn in range(len(ports)):
+            port = ports[(self._turn + turn) % len(ports)]
             while (one := self._next_run(port)) is not None:
                 message = self._cut(one)
                 if message is not None:
+                    self._turn += 1
                     return message
                 self._finish(port)
         return None
@@ -322,6 +323,7 @@ class DeskOut(Desk):
         self.end.watch.poke()
         if fed.messages:
             taker.has[message.number] = message
+            self._takers[taker.peer] = self._takers.pop(taker.peer)  # the others come before its next turn
         elif fed.status is pump.BAD:  # with three frames before it, it has too many
             self.pattern.dropped["frames"] += 1
             self._drop(message)
