@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import zmq
 
-from tunnel.limits import HANDSHAKE_S, RECEIPTS_BYTES, RECEIPTS_CREDIT, RECEIPTS_KNOWN
+from tunnel.limits import DESK_HWM, HANDSHAKE_S, RECEIPTS_BYTES, RECEIPTS_CREDIT, RECEIPTS_KNOWN, SESSION_BYTES
 from tunnel.local.endpoint import Pause
 from tunnel.monitor import Monitor, MonitorEvent
 from tunnel.reactor import LOCAL_AFFINITY, POLLIN, POLLOUT, Reactor, Watch
@@ -99,6 +99,8 @@ class _Line:
         numbers = {
             zmq.AFFINITY: LOCAL_AFFINITY,
             zmq.LINGER: 0,
+            zmq.SNDHWM: DESK_HWM,
+            zmq.MAXMSGSIZE: 2 * SESSION_BYTES,  # more than any route takes
             zmq.HANDSHAKE_IVL: int(HANDSHAKE_S * 1000),
             zmq.RECONNECT_IVL: _NEVER_MS,
         }
@@ -211,6 +213,8 @@ class Giver:
     def put(self, frames: Sequence[bytes], then: Then) -> int:
         """A message of at least one frame. `then` is called once, later, unless the giver is closed before: with None
         when it is taken, with a sentence when it never will be. The number that it goes by, in this process."""
+        if not frames:
+            raise ValueError("A message has at least one frame.")
         self._number += 1
         self._open[self._number] = put = _Put(frames, then)
         self.bytes += put.size

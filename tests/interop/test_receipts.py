@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -205,10 +206,10 @@ def test_published_messages_are_taken_at_once_when_nobody_wants_them(tunnel: Tun
     run_with_reactor(body)
 
 
-def topics(tunnel: Tunnel) -> int:
-    """Topics that the near half knows to be wanted."""
+def topics(tunnel: Tunnel, side: int = 0) -> int:
+    """Topics that the near half knows to be wanted there."""
     links = ask(tunnel.devices["dmz"].control, "probe", route=NAME, timeout_s=10)["links"]
-    return int(links[0]["topics"])
+    return int(links[side]["topics"])
 
 
 def test_published_and_spooled_for_a_half_that_is_away(tunnel: Tunnel) -> None:
@@ -415,6 +416,120 @@ def test_a_reload_closes_and_opens_desks(tunnel: Tunnel) -> None:
 
     run_with_reactor(body)
     assert not Path(desk(tunnel, "dmz").removeprefix("ipc://")).exists()
+
+
+def test_another_routes_reload_does_not_touch_a_desk(tunnel: Tunnel) -> None:
+    tunnel.write(pipeline(tunnel))
+    tunnel.start()
+
+    async def body(reactor: Reactor) -> None:
+        gives, takes = Gives(reactor, tunnel), Takes(reactor, tunnel)
+        gives.put(range(10))
+        await gives.all_taken()
+        guest = {"guest": {"pattern": "pipeline", "from": "dmz bind local", "to": "plant bind local"}}
+        tunnel.write(pipeline(tunnel) | guest)
+        for side in tunnel.sides:
+            ask(tunnel.devices[side].control, "reload", timeout_s=10)
+        await until(lambda: Path(desk(tunnel, "dmz", "guest").removeprefix("ipc://")).exists(), 15)
+        gives.put(range(10, 20))
+        await gives.all_taken()
+        assert takes.got == list(range(20))
+        assert gives.giver._line.connects == takes.taker._line.connects == 1
+
+    run_with_reactor(body)
+
+
+def test_a_giver_that_goes_is_not_waited_for(tunnel: Tunnel) -> None:
+    tunnel.write(pipeline(tunnel))
+    alone(tunnel, "dmz")
+
+    async def body(reactor: Reactor) -> None:
+        first = Gives(reactor, tunnel)
+        first.put(range(100))
+        await desk_says(tunnel, "dmz", receipts_waiting=100, givers=1)
+        first.giver.close()
+        second = Gives(reactor, tunnel)
+        second.put(range(100, 110))
+        await desk_says(tunnel, "dmz", receipts_waiting=110)
+        tunnel.devices["plant"].start()
+        takes = Takes(reactor, tunnel)
+        await second.all_taken()
+        await desk_says(tunnel, "dmz", receipts_waiting=0, givers=1)
+        assert takes.got == list(range(110))
+        assert second.taken == list(range(100, 110))
+
+    run_with_reactor(body)
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Iterator[Tunnel]:
+    made = Tunnel(tmp_path, ("dmz", "plant", "other"))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_tasks_are_shared_among_sides(three: Tunnel) -> None:
+    three.write(
+        {NAME: {"pattern": "pipeline", "from": "dmz bind local", "to": ["plant bind local", "other bind local"]}}
+    )
+    three.start()
+
+    async def body(reactor: Reactor) -> None:
+        gives = Gives(reactor, three)
+        one, two = Takes(reactor, three, "plant"), Takes(reactor, three, "other")
+        gives.put(range(400), b"x" * 1000)
+        await gives.all_taken()
+        assert sorted(one.got + two.got) == list(range(400))
+        assert len(one.got) > 50 < len(two.got)
+
+    run_with_reactor(body)
+
+
+def test_one_desk_gives_out_what_several_sides_send(three: Tunnel) -> None:
+    three.write(
+        {NAME: {"pattern": "pipeline", "from": ["plant bind local", "other bind local"], "to": "dmz bind local"}}
+    )
+    three.start()
+
+    async def body(reactor: Reactor) -> None:
+        one, two = Gives(reactor, three, "plant"), Gives(reactor, three, "other")
+        takes = Takes(reactor, three, "dmz", credit=4)
+        one.put(range(200))
+        two.put(range(200, 400))
+        await one.all_taken()
+        await two.all_taken()
+        await takes.has(400)
+        assert [n for n in takes.got if n < 200] == list(range(200))
+        assert [n for n in takes.got if n >= 200] == list(range(200, 400))
+
+    run_with_reactor(body)
+
+
+def test_a_published_message_is_taken_when_all_sides_that_want_it_have_it(three: Tunnel) -> None:
+    near, far = three.tcp(), three.tcp()
+    to = [f"plant bind {near}", f"other bind {far}"]
+    three.write({NAME: {"pattern": "pubsub", "overflow": "block", "from": "dmz bind local", "to": to}})
+    three.start()
+
+    async def body(reactor: Reactor) -> None:
+        gives = Gives(reactor, three)
+        three.app(zmq.SUB, "connect", near, {zmq.SUBSCRIBE: b""})
+        three.app(zmq.SUB, "connect", far, {zmq.SUBSCRIBE: b"b"})
+        await until(lambda: topics(three) == 1 == topics(three, 1), 15)
+        gives.put(range(3), topic=b"a")
+        gives.put(range(3, 6), topic=b"b")
+        await gives.all_taken()
+        three.devices["other"].kill()
+        gives.put(range(6, 9), topic=b"a")
+        gives.put(range(9, 12), topic=b"b")
+        await until(lambda: gives.taken == list(range(9)), 15, lambda: gives.taken)
+        await desk_says(three, "dmz", receipts_waiting=3)
+        three.devices["other"].start()
+        await gives.all_taken()
+
+    run_with_reactor(body)
 
 
 def test_nonsense_at_a_desk_is_counted(tunnel: Tunnel) -> None:
