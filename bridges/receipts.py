@@ -2,9 +2,9 @@
 messages and says when it has them safe.
 
     giver = Giver(reactor, plan.receipts, on_room=read_on)
-    giver.put([b"frame", ...], then)        # then(None): taken; then("..."): refused for good, and why
+    giver.put(number, [b"frame", ...], then)    # then(None): taken; then("..."): refused for good, and why
     taker = Taker(reactor, plan.receipts, on_message)
-    taker.done(number)                      # some time after on_message(number, frames)
+    taker.done(number)                          # some time after on_message(number, frames)
 
 The device may be killed or restarted at any moment, or not be there yet: both connect anew by themselves, for ever. A
 giver then puts again what was not taken, so the route may get a message twice; a taker gets again what it had not said
@@ -187,8 +187,8 @@ class Giver:
         """Kept."""
         self._most_bytes = most_bytes
         self._on_room = on_room
-        self._number = 0
         self._open: dict[int, _Put] = {}
+        """By number, in the order of putting."""
         self._unsent: deque[int] = deque()
         """Of those, what the present connection was not given yet, in order."""
         self._line = _Line(reactor, endpoint, self._on_up, self._on_word, self._flush)
@@ -210,17 +210,17 @@ class Giver:
     def has_room(self) -> bool:
         return self.bytes < self._most_bytes
 
-    def put(self, frames: Sequence[bytes], then: Then) -> int:
+    def put(self, number: int, frames: Sequence[bytes], then: Then) -> None:
         """A message of at least one frame. `then` is called once, later, unless the giver is closed before: with None
-        when it is taken, with a sentence when it never will be. The number that it goes by, in this process."""
-        if not frames:
-            raise ValueError("A message has at least one frame.")
-        self._number += 1
-        self._open[self._number] = put = _Put(frames, then)
+        when it is taken, with a sentence when it never will be. `number` (0 to 2**64 - 1) is the bridge's own, its row
+        in a spool perhaps. ValueError: a message of that number waits already, or there is no frame.
+        """
+        if not frames or number in self._open:
+            raise ValueError(f"Message {number} waits already." if frames else "A message has at least one frame.")
+        self._open[number] = put = _Put(frames, then)
         self.bytes += put.size
-        self._unsent.append(self._number)
+        self._unsent.append(number)
         self._flush()
-        return self._number
 
     def close(self) -> None:
         """What was not answered may have been taken, or not."""

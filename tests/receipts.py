@@ -42,7 +42,7 @@ class Gives:
     def put(self, numbers: Iterable[int], body: bytes = b"", topic: bytes = b"") -> None:
         """[topic and number, body] each."""
         for number in numbers:
-            self.giver.put([topic + b"%d" % number, body], lambda why, number=number: self._answer(number, why))
+            self.giver.put(number, [topic + b"%d" % number, body], lambda why, number=number: self._answer(number, why))
 
     def _answer(self, number: int, why: str | None) -> None:
         assert number not in self.refused

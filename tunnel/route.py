@@ -139,8 +139,7 @@ class RunningRoute:
     def state(self) -> tuple[str, str]:
         """(ready | waiting | refused | degraded | down, why)."""
         if not self.opened:
-            ends = self.end.status() + (self.desk.end.status() if self.desk is not None else [])
-            broken = [f"{e['address']}: {e['reason']}" for e in ends if e["reason"]]
+            broken = [f"{e['address']}: {e['reason']}" for e in self._endpoints() if e["reason"]]
             return "down", "; ".join(broken) or "its local sockets are not open yet"
         refused = [port for port in self.ports if port.channel.refused not in (None, NOT_MET)]
         if refused and not any(port.met for port in self.ports):
@@ -154,7 +153,7 @@ class RunningRoute:
             return "waiting", f"no link with {away}"
         if not self.pattern.settled():
             return "waiting", "the far half has not taken the subscriptions yet"
-        problems = [f"{e['address']}: {e['reason']}" for e in self.end.status() if e["reason"]]
+        problems = [f"{e['address']}: {e['reason']}" for e in self._endpoints() if e["reason"]]
         problems += [str(port.channel.refused) for port in refused]
         problems += [f"no link with {port.peer.side}" for port in self.ports if port.met and not port.linked]
         return "ready", "; ".join(problems)
@@ -170,7 +169,7 @@ class RunningRoute:
             "peers": list(self.plan.peers),
             "state": state,
             "reason": reason,
-            "endpoints": self.end.status(),
+            "endpoints": self._endpoints(),
             "remote_applications": sum(port.channel.remote_peers for port in self.ports if port.linked),
             "messages_in": tally.messages_in,
             "bytes_in": tally.bytes_in,
@@ -184,6 +183,9 @@ class RunningRoute:
             **({} if self.spools is None else {"spools": self.spools.told()}),
             **self.pattern.told(),
         }
+
+    def _endpoints(self) -> list[dict[str, Any]]:
+        return self.end.status() + (self.desk.end.status() if self.desk is not None else [])
 
     def _dropped(self) -> dict[str, int]:
         total = Counter(self.pattern.drops())

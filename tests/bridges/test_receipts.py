@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import zmq
 
 from bridges.receipts import Giver, Taker
@@ -70,8 +71,8 @@ def test_what_is_put_before_the_desk_is_there_goes_when_it_is() -> None:
     async def body(reactor: Reactor, desk: Desk) -> None:
         answers: list[tuple[str, str | None]] = []
         giver = Giver(reactor, desk.endpoint)
-        giver.put([b"a", b""], lambda why: answers.append(("a", why)))
-        giver.put([b"b"], lambda why: answers.append(("b", why)))
+        giver.put(1, [b"a", b""], lambda why: answers.append(("a", why)))
+        giver.put(2, [b"b"], lambda why: answers.append(("b", why)))
         assert (giver.up, giver.waiting, giver.bytes) == (False, 2, 2)
         desk.open()
         peer, *word = await desk.hears()
@@ -101,13 +102,13 @@ def test_a_new_desk_is_put_what_the_old_one_had_not_taken_in_order() -> None:
         giver = Giver(reactor, desk.endpoint)
         desk.open()
         for number in range(1, 6):
-            giver.put([b"%d" % number], lambda why, number=number: answers.append(number))
+            giver.put(number, [b"%d" % number], lambda why, number=number: answers.append(number))
         words = [await desk.hears() for _ in range(5)]
         desk.says(words[0][0], TAKEN, n(2), n(4))
         await until(lambda: answers == [2, 4])
         desk.close()
         await until(lambda: not giver.up)
-        giver.put([b"6"], lambda why: answers.append(6))
+        giver.put(6, [b"6"], lambda why: answers.append(6))
         desk.open()
         again = [await desk.hears() for _ in range(4)]
         assert [word[3] for word in again] == [b"1", b"3", b"5", b"6"]
@@ -127,7 +128,7 @@ def test_answers_that_were_not_read_when_the_desk_went_are_read_still() -> None:
     async def body(reactor: Reactor, desk: Desk) -> None:
         giver = Giver(reactor, desk.endpoint)
         desk.open()
-        giver.put([b"x"], lambda why: None)
+        giver.put(1, [b"x"], lambda why: None)
         peer, *_ = await desk.hears()
         desk.says(peer, TAKEN, n(1))
         assert desk.socket is not None
@@ -144,9 +145,9 @@ def test_a_giver_has_room_for_so_many_bytes_and_says_when_it_has_it_again() -> N
         room: list[int] = []
         giver = Giver(reactor, desk.endpoint, on_room=lambda: room.append(giver.bytes), most_bytes=1000)
         desk.open()
-        for size in (600, 300, 5000):
+        for number, size in enumerate((600, 300, 5000), 1):
             assert giver.has_room
-            giver.put([bytes(size)], lambda why: None)
+            giver.put(number, [bytes(size)], lambda why: None)
         assert not giver.has_room
         peer, *_ = await desk.hears()
         desk.says(peer, TAKEN, n(1), n(2))
@@ -161,13 +162,28 @@ def test_a_giver_has_room_for_so_many_bytes_and_says_when_it_has_it_again() -> N
     with_desk(body)
 
 
+def test_what_cannot_be_put() -> None:
+    async def body(reactor: Reactor, desk: Desk) -> None:
+        giver = Giver(reactor, desk.endpoint)
+        giver.put(7, [b""], lambda why: None)
+        with pytest.raises(ValueError, match="7 waits already"):
+            giver.put(7, [b"x"], lambda why: None)
+        with pytest.raises(ValueError, match="at least one frame"):
+            giver.put(8, [], lambda why: None)
+        assert giver.waiting == 1
+        giver.close()
+        assert giver.waiting == 0
+
+    with_desk(body)
+
+
 def test_a_desk_that_does_not_read_is_waited_for() -> None:
     async def body(reactor: Reactor, desk: Desk) -> None:
         giver = Giver(reactor, desk.endpoint, most_bytes=1 << 30)
         desk.open()
         await until(lambda: giver.up)
-        for _ in range(5000):
-            giver.put([bytes(2000)], lambda why: None)
+        for number in range(1, 5001):
+            giver.put(number, [bytes(2000)], lambda why: None)
         for number in range(1, 5001):
             peer, *word = await desk.hears()
             assert word[1] == n(number)

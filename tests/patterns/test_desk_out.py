@@ -195,6 +195,19 @@ def test_what_a_taker_that_went_had_goes_to_the_next_under_the_same_numbers(rig:
     assert rig.finished == [1]
 
 
+def test_what_a_taker_said_before_it_went_is_heard(rig: Rig) -> None:
+    rig.come(*([b"%d" % n] for n in range(300)))
+    taker = rig.taker(300)
+    for _ in range(5):
+        rig.run_later()
+    numbers = list(given(taker))
+    assert len(numbers) == 300
+    for number in numbers[:299]:
+        taker.send_multipart([DONE, number])
+    rig.goes(taker)
+    assert (rig.desk.done, rig.desk.may_repeat) == (299, 1)
+
+
 def test_who_is_gone_is_noticed_when_something_is_given(rig: Rig) -> None:
     gone, stays = rig.taker(50), rig.taker(50)
     gone.close()

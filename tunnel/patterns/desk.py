@@ -103,18 +103,24 @@ class Desk:
     def on_ready(self, _events: int) -> bool:
         """Words have come."""
         for _ in range(DESK_MESSAGES_A_TURN):
-            if not self.wants_to_read():
+            if not self.read():
                 break
-            try:
-                frames = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
-            except zmq.Again:
-                break
-            peer, word = frames[0].bytes, frames[1].bytes if len(frames) > 1 else b""
-            if not self.heard(peer, word, frames[2:]):
-                self.pattern.dropped["words"] += 1
         self.pattern.hub.settle()
         self.pattern.want()
         return False
+
+    def read(self) -> bool:
+        """One word, if there is one and it is wanted."""
+        if not (self.end.has_socket and self.wants_to_read()):
+            return False
+        try:
+            frames = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
+        except zmq.Again:
+            return False
+        peer, word = frames[0].bytes, frames[1].bytes if len(frames) > 1 else b""
+        if not self.heard(peer, word, frames[2:]):
+            self.pattern.dropped["words"] += 1
+        return True
 
     def say(self, peer: bytes, *word: bytes) -> None:
         """Send a word, now or when the peer has room. The kind hears `gone` where nobody is."""

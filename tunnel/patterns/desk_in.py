@@ -113,12 +113,7 @@ class DeskIn(Desk):
         """Nobody to tell: it puts again what it does not know of."""
 
     def told(self) -> dict[str, Any]:
-        return {
-            "givers": self.end.peers,
-            "receipts_waiting": self.receipts,
-            "taken": self.taken,
-            "refused": self.refused,
-        }
+        return {"receipts_waiting": self.receipts, "taken": self.taken, "refused": self.refused}
 
     def _take(self, peer: bytes, numbers: list[bytes]) -> None:
         self.taken += len(numbers)

@@ -192,10 +192,14 @@ class DeskOut(Desk):
 
     def on_doubt(self) -> None:
         if self._takers:
-            self._knock()
-            self.pattern.hub.call_later(DESK_DOUBT_S, self._knock)
+            self._look()
+            self.pattern.hub.call_later(DESK_DOUBT_S, self._look)
 
-    def _knock(self) -> None:
+    def _look(self) -> None:
+        """Is everybody still there? What one that went had said before is heard first."""
+        for _ in range(DESK_TAKERS * DESK_CREDIT):
+            if not self.read():
+                break
         for taker in [*self._takers.values()]:
             taker.knocks += 1
             if taker.knocks > DESK_KNOCKS:  # words to one that does not read must not pile up
@@ -203,6 +207,7 @@ class DeskOut(Desk):
             else:
                 self.say(taker.peer, THERE)
         self.pattern.hub.settle()
+        self.end.watch.poke()
 
     def gone(self, peer: bytes) -> None:
         taker = self._takers.pop(peer, None)
@@ -210,9 +215,9 @@ class DeskOut(Desk):
             return
         self.may_repeat += len(taker.has)
         self._back.extend(taker.has.values())
-        self.pattern.hub.call_later(0, self._on_gone)
+        self.pattern.hub.call_later(0, self._go_on)
 
-    def _on_gone(self) -> None:
+    def _go_on(self) -> None:
         self.pattern.push()
         self.pattern.want()
         self.pattern.hub.settle()
@@ -247,7 +252,7 @@ class DeskOut(Desk):
             if taker is None or message is None:
                 return
             self._give(taker, message)
-        self.pattern.hub.call_later(0, self._on_gone)
+        self.pattern.hub.call_later(0, self._go_on)
 
     def _next_taker(self) -> _Taker | None:
         return next((taker for taker in self._takers.values() if len(taker.has) < taker.credit), None)
