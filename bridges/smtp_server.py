@@ -41,7 +41,6 @@ from tunnel.errors import SpoolError
 from tunnel.limits import BRIDGE_LOG_S, BRIDGE_STOP_S, HANDSHAKE_S
 from tunnel.local.stream_listener import StreamListener
 from tunnel.log import Log
-from tunnel.pump import Segment
 from tunnel.reactor import Reactor
 from tunnel.spool import Spool
 
@@ -150,7 +149,7 @@ class SmtpServer:
 
     def answered_by(self, destination: Destination) -> str:
         """Who answers for mails there, in words."""
-        return str(self._handovers[destination.zmq].status()["answered_by"])
+        return self._handovers[destination.zmq].answered_by
 
     def _tick(self) -> None:
         self._timer = self.loop.call_later(_TICK_S, self._tick)
@@ -186,7 +185,7 @@ class SmtpServer:
         shut = [listener for listener in listeners if listener["state"] != "bound"]
         disk = self.inbox.database.trouble or ("" if self.plan.accept == "acked" else self.inbox.refusal(0))
         trouble = disk or next((one["reason"] for one in (*shut, *listeners) if one["reason"]), "")
-        trouble = trouble or next((h.zmq.reason for h in self._handovers.values() if h.zmq.reason), "")
+        trouble = trouble or next((handover.reason for handover in self._handovers.values() if handover.reason), "")
         refused = Counter(self.refused)
         refused["address"] += sum(listener["turned_away"] for listener in listeners)
         first, *others = self._handovers.values()
@@ -413,7 +412,7 @@ class SmtpServer:
         await self.inbox.remember(digest, letter.id)
         return ""
 
-    async def _frames(self, mail: Mail, raw: bytes) -> list[Segment]:
+    async def _frames(self, mail: Mail, raw: bytes) -> list[bytes]:
         if not self.plan.parse:
             return [mail.topic, mail.meta, raw]
         told, attachments = await asyncio.to_thread(parsed, raw)

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS = [
-    {"errors", "limits"},
+    {"errors", "limits", "receipts"},
     {"link", "heap", "places"},
     {"files", "service_variables"},
     {"keys"},

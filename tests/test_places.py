@@ -174,3 +174,11 @@ def test_whom_secrets_are_given_to(monkeypatch: pytest.MonkeyPatch, system: Path
     monkeypatch.setattr(places, "SERVICE_USER", "nobody-at-all")
     assert places.service_account(system / "etc") is None
     assert places.user_name(4_000_000_000) == "uid 4000000000"
+
+
+@pytest.mark.parametrize("length", [8, 90, 102, 103, 104, 120])
+def test_the_two_private_sockets_of_a_route_have_paths_that_fit(length: int) -> None:
+    folder, route = Path("/run/x"), "r" * (length - len("/run/x/"))
+    found = {places.local_path(folder, route), places.receipts_path(folder, route)}
+    assert {path.suffix for path in found} == {".ipc", ".desk"}
+    assert all(path.parent == folder and len(str(path)) <= places.IPC_PATH_BYTES for path in found)

@@ -160,8 +160,7 @@ class Device:
         for link in self.exchange.links:
             link.goodbye(f"{self.plan.side} is stopping")
         for route in self.routes.values():
-            await route.end.close(EXIT_LINGER_S)
-            route.close_spools()
+            await route.close_ends(EXIT_LINGER_S)
         await self._control.close()
         self.stopped.set()
 
@@ -249,7 +248,7 @@ class Device:
     def ready(self) -> bool:
         """Every local socket and every link port is open."""
         ports = self.exchange.listens is None or self.exchange.listens.opened
-        return ports and not self._unusable and all(route.end.opened for route in self.routes.values())
+        return ports and not self._unusable and all(route.opened for route in self.routes.values())
 
     async def _on_stop(self, _request: dict[str, Any]) -> dict[str, Any]:
         self.reactor.loop.call_soon(self._stop_soon)

@@ -73,6 +73,32 @@ ACK_BYTES: Final = LANE_CREDIT_BYTES // 8
 ACK_DELAY_S: Final = 0.002
 """An acknowledgement that found no frame to ride on goes by itself after this time."""
 
+# --- receipts (tunnel/receipts.py) -----------------------------------------------------------------------------------
+DESK_HWM: Final = 64
+"""High-water mark of a desk where messages enter; its givers hold themselves to RECEIPTS_BYTES besides."""
+DESK_MESSAGES_A_TURN: Final = 64
+"""Messages that a desk takes or gives before other sockets get their turn."""
+DESK_RECEIPTS: Final = 16_384
+"""Receipts that may wait at one desk; then no more messages are read there."""
+DESK_TAKERS: Final = 16
+"""Takers of one desk; one more is not heard."""
+DESK_CREDIT: Final = 1024
+"""Messages that one taker may have unanswered, at most."""
+DESK_RETRY_S: Final = 0.02
+"""A full peer of a desk gives no sign when it can take more: it is tried again this often."""
+DESK_DOUBT_S: Final = 0.2
+"""A peer has gone: takers are looked for at once, and again after this, for libzmq tells it a moment early."""
+DESK_KNOCKS: Final = 64
+"""A taker that said nothing while it was looked for so often is taken for gone."""
+DESK_HASHED_BYTES: Final = 4096
+"""So much of a message goes into the number by which its repeats are known."""
+RECEIPTS_BYTES: Final = 8 * MIB
+"""What a giver may have under way: it keeps every message until its receipt has come."""
+RECEIPTS_CREDIT: Final = 16
+"""Messages that a taker may have unanswered, unless its bridge says otherwise."""
+RECEIPTS_KNOWN: Final = 4096
+"""Numbers that a taker remembers having answered, so as to answer repeats by itself."""
+
 # --- streams ---------------------------------------------------------------------------------------------------------
 STREAM_CONNECTIONS: Final = 1024
 """Connections of one stream route at a time, at one half, unless the table says otherwise."""

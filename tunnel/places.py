@@ -79,10 +79,19 @@ def roots() -> dict[str, str]:
 
 def local_path(folder: Path, route: str) -> Path:
     """The socket file behind `local` of a route, in the runtime folder of its side."""
-    path = folder / f"{route}.ipc"
+    return _socket_path(folder, route, ".ipc")
+
+
+def receipts_path(folder: Path, route: str) -> Path:
+    """The socket file of its desk, where bridges get receipts (tunnel/receipts.py)."""
+    return _socket_path(folder, route, ".desk")
+
+
+def _socket_path(folder: Path, route: str, suffix: str) -> Path:
+    path = folder / f"{route}{suffix}"
     if len(os.fsencode(path)) <= IPC_PATH_BYTES:
         return path
-    return folder / f"{hashlib.sha256(route.encode()).hexdigest()[:12]}.ipc"
+    return folder / f"{hashlib.sha256(route.encode()).hexdigest()[:12]}{suffix}"
 
 
 def is_installed(path: Path) -> bool:

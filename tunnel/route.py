@@ -15,7 +15,7 @@ from tunnel.link.spooled import Stored
 from tunnel.local import LocalEnd
 from tunnel.local.stream import StreamEnd
 from tunnel.log import Log
-from tunnel.patterns import PATTERNS, Hub, Pattern, Port, Stream
+from tunnel.patterns import DESKS, PATTERNS, Desk, Hub, Pattern, Port, Stream, has_private_socket
 from tunnel.reactor import Reactor
 from tunnel.spools import RouteSpools
 from tunnel.zap import Zap
@@ -72,6 +72,7 @@ class RunningRoute:
         else:
             self.end = LocalEnd(reactor, zap, plan, self.pattern.on_ready, self.pattern.on_reopened, private_dir)
             self.pattern.attach(self.end, self.ports)
+        self.desk = self._make_desk(reactor, zap, private_dir)
         self.end.on_doubt = self.pattern.disarm
         for port in self.ports:
             port.channel.owner = (self.pattern, port)
@@ -87,29 +88,49 @@ class RunningRoute:
             reactor, hub, self.pattern, self.plan, sides, lambda peer, stored: peer.add(link_route(self.plan, stored))
         )
 
+    def _make_desk(self, reactor: Reactor, zap: Zap, private_dir: Path) -> Desk | None:
+        kind = DESKS.get((self.plan.pattern, self.plan.where))
+        if kind is None or not has_private_socket(self.plan, private_dir):
+            return None
+        desk = kind(self.pattern)
+        desk.attach(LocalEnd(reactor, zap, desk.plan(private_dir), desk.on_ready, lambda: None, private_dir))
+        desk.end.on_doubt = desk.on_doubt
+        self.pattern.desk = desk
+        return desk
+
     async def open(self) -> None:
         await self.end.open()
+        if self.desk is not None:
+            await self.desk.end.open()
         self.pattern.on_opened()
         self.pattern.want()
 
     async def close(self, linger_s: float) -> None:
         """The route leaves the table (or the process ends)."""
         self.pattern.disarm()
-        await self.end.close(linger_s)
-        self.close_spools()
+        await self.close_ends(linger_s)
         for port in self.ports:
             port.channel.owner = None
             port.peer.remove(self.plan.name)
 
-    def close_spools(self) -> None:
-        """What was read goes to disk; waits for it."""
+    async def close_ends(self, linger_s: float) -> None:
+        """The sockets close. What was read goes to disk; waits for it. The desk tells of that before it closes."""
+        await self.end.close(linger_s)
         if self.spools is not None:
             self.spools.close()
+        if self.desk is not None:
+            await self.desk.end.close(linger_s)
+
+    @property
+    def opened(self) -> bool:
+        """Its local sockets are there."""
+        return self.end.opened and (self.desk is None or self.desk.end.opened)
 
     def say_peers(self) -> None:
         """Tell the far halves how many applications are connected here."""
+        applications = self.end.peers + (self.desk.end.peers if self.desk is not None else 0)
         for port in self.ports:
-            port.peer.say_peers(port.channel, self.end.peers)
+            port.peer.say_peers(port.channel, applications)
 
     def _say_too_large(self, count: int) -> None:
         limit = self.pattern.max_message_bytes()
@@ -117,8 +138,8 @@ class RunningRoute:
 
     def state(self) -> tuple[str, str]:
         """(ready | waiting | refused | degraded | down, why)."""
-        if not self.end.opened:
-            broken = [f"{e['address']}: {e['reason']}" for e in self.end.status() if e["reason"]]
+        if not self.opened:
+            broken = [f"{e['address']}: {e['reason']}" for e in self._endpoints() if e["reason"]]
             return "down", "; ".join(broken) or "its local sockets are not open yet"
         refused = [port for port in self.ports if port.channel.refused not in (None, NOT_MET)]
         if refused and not any(port.met for port in self.ports):
@@ -132,7 +153,7 @@ class RunningRoute:
             return "waiting", f"no link with {away}"
         if not self.pattern.settled():
             return "waiting", "the far half has not taken the subscriptions yet"
-        problems = [f"{e['address']}: {e['reason']}" for e in self.end.status() if e["reason"]]
+        problems = [f"{e['address']}: {e['reason']}" for e in self._endpoints() if e["reason"]]
         problems += [str(port.channel.refused) for port in refused]
         problems += [f"no link with {port.peer.side}" for port in self.ports if port.met and not port.linked]
         return "ready", "; ".join(problems)
@@ -148,7 +169,7 @@ class RunningRoute:
             "peers": list(self.plan.peers),
             "state": state,
             "reason": reason,
-            "endpoints": self.end.status(),
+            "endpoints": self._endpoints(),
             "remote_applications": sum(port.channel.remote_peers for port in self.ports if port.linked),
             "messages_in": tally.messages_in,
             "bytes_in": tally.bytes_in,
@@ -162,6 +183,9 @@ class RunningRoute:
             **({} if self.spools is None else {"spools": self.spools.told()}),
             **self.pattern.told(),
         }
+
+    def _endpoints(self) -> list[dict[str, Any]]:
+        return self.end.status() + (self.desk.end.status() if self.desk is not None else [])
 
     def _dropped(self) -> dict[str, int]:
         total = Counter(self.pattern.drops())

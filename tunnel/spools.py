@@ -62,7 +62,7 @@ class RouteSpools:
             max_bytes=plan.max_bytes,
             expire_s=expire_s,
             on_durable=lambda _: self._on_durable(at),
-            on_room=self._on_room,
+            on_room=self._look_again,
         )
         if spool.set_aside:
             self._log.error("corrupt", route=self._plan.name, peer=peer.side, set_aside=str(spool.set_aside))
@@ -72,8 +72,10 @@ class RouteSpools:
         backlog = self.ports[at].backlog if at < len(self.ports) else None
         if backlog is not None:
             backlog.on_durable()
+            self._look_again()
 
-    def _on_room(self) -> None:
+    def _look_again(self) -> None:
+        """There is room, or what a receipt waited for."""
         if self._pattern.ports:
             self._pattern.want()
 

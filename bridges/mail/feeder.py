@@ -12,13 +12,12 @@ from bridges.mail.handover import HandOver
 from bridges.mail.inbox import Inbox, Mail
 from tunnel.errors import SpoolError
 from tunnel.log import Log
-from tunnel.pump import Segment
 
 _ROWS: Final = 16
 """Read from the disk at once: each at most INLINE_BYTES long."""
 _RETRY_S: Final = 1.0
 
-Frames = Callable[[Mail, bytes], Awaitable[list[Segment]]]
+Frames = Callable[[Mail, bytes], Awaitable[list[bytes]]]
 """A mail and its bytes as a message."""
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import zmq
@@ -23,9 +23,9 @@ import zmq
 from bridges.mail.limits import GIVE_AGAIN_S, GIVEN_BYTES, GIVEN_MAILS, LARGE_BYTES, MAIL_BYTES
 from bridges.messages import pieces_of
 from bridges.outlet import Whole
+from bridges.receipts import Giver
 from bridges.zmq_side import ZmqSide
 from tunnel.config.bridge_plan import ZmqPlan
-from tunnel.config.plan import Endpoint
 from tunnel.limits import BRIDGE_TICK_S
 from tunnel.monitor import Monitor, MonitorEvent
 from tunnel.pump import Segment
@@ -64,16 +64,20 @@ class HandOver:
         self._bytes = 0
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
-        self.may_repeat = 0
-        self.desk = plan.socket not in _ASKING and plan.receipts is not None
-        """It is a half's receipt that answers."""
-        self.answers = self.desk or plan.socket in _ASKING
-        """Somebody answers at all."""
-        used = replace(plan, endpoints=(Endpoint("connect", str(plan.receipts)),)) if self.desk else plan
-        kind = "DEALER" if self.answers else plan.socket
-        self.zmq = ZmqSide(reactor, used, kind, MAIL_BYTES, self._heard, self._changed, immediate=self.answers)
-        self._monitor = Monitor(reactor, self.zmq.socket, self._on_event, zmq.Event.DISCONNECTED)
+        self._repeated = 0
+        self._plan = plan
+        self._asks = plan.socket in _ASKING
         self._alone = len(plan.endpoints) == 1
+        self._giver: Giver | None = None
+        """To a half, whose receipts answer; it looks after repeats itself."""
+        self.zmq: ZmqSide | None = None
+        self._monitor: Monitor | None = None
+        if not self._asks and plan.receipts is not None:
+            self._giver = Giver(reactor, plan.receipts)
+        else:
+            kind = "DEALER" if self._asks else plan.socket
+            self.zmq = ZmqSide(reactor, plan, kind, MAIL_BYTES, self._heard, lambda: None, immediate=self._asks)
+            self._monitor = Monitor(reactor, self.zmq.socket, self._on_event, zmq.Event.DISCONNECTED)
 
     def __repr__(self) -> str:
         return f"<HandOver given={len(self._given)} bytes={self._bytes}>"
@@ -87,22 +91,19 @@ class HandOver:
         """Mails given and not answered."""
         return len(self._given)
 
-    def give(self, number: int, frames: Sequence[Segment], then: Then) -> None:
+    def give(self, number: int, frames: Sequence[bytes], then: Then) -> None:
         """Hand a mail over; `number` is the caller's, and in no use at the moment."""
-        head: list[Segment] = [b"put"] if self.desk else []
-        if self.answers:
-            head += [_NUMBER.pack(number)] if self.desk else [_NUMBER.pack(number), b""]
-        message = [*head, *frames]
-        size = sum(map(len, message))
-        pieces = pieces_of(message) if size < LARGE_BYTES else Whole(message)
-        self._given[number] = given = _Given(pieces, size, then, self._loop.time() + self._again_s)
+        size = sum(map(len, frames))
+        given = _Given((), size, then, self._loop.time() + self._again_s)
+        self._given[number] = given
         self._bytes += size
-        if self.answers:
-            self._send(given)
-        else:
-            self.zmq.outlet.put(pieces, lambda: self._answered(number, ""))
-            self.zmq.poke()
-        if self._timer is None:
+        if self._giver is not None:
+            self._giver.put(number, frames, lambda refusal: self._answered(number, refusal or ""))
+            return
+        message = [_NUMBER.pack(number), b"", *frames] if self._asks else list(frames)
+        given.pieces = pieces_of(message) if size < LARGE_BYTES else Whole(message)
+        self._send(given, None if self._asks else lambda: self._answered(number, ""))
+        if self._asks and self._timer is None:
             self._timer = self._loop.call_later(BRIDGE_TICK_S, self._on_time)
 
     def forget(self, number: int) -> None:
@@ -110,6 +111,8 @@ class HandOver:
         given = self._given.pop(number, None)
         if given is not None:
             self._bytes -= given.size
+        if self._giver is not None:
+            self._giver.forget(number)
 
     def close(self) -> None:
         """What was not answered stays the caller's. A socket that nobody answers for gets BRIDGE_LINGER_S to leave."""
@@ -118,43 +121,68 @@ class HandOver:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        self._monitor.close()
-        self.zmq.close()
+        if self._monitor is not None:
+            self._monitor.close()
+        if self.zmq is not None:
+            self.zmq.close()
+        if self._giver is not None:
+            self._giver.close()
+
+    @property
+    def reason(self) -> str:
+        """Why the socket is not bound."""
+        return "" if self.zmq is None else self.zmq.reason
+
+    @property
+    def may_repeat(self) -> int:
+        """Mails that were given more than once."""
+        return self._repeated if self._giver is None else self._giver.repeated
+
+    @property
+    def answered_by(self) -> str:
+        """Who answers for mails here, in words."""
+        return "the half" if self._giver is not None else "the application" if self._asks else "nobody"
 
     def status(self) -> dict[str, Any]:
-        return self.zmq.status() | {
-            "messages_in": self.zmq.messages,
+        """As docs/bridges.md says for `zmq`, and what is under way."""
+        plan = self._plan
+        if self.zmq is not None:
+            socket = self.zmq.status() | {"messages_in": self.zmq.messages}
+        else:
+            endpoints = [f"{endpoint.method} {endpoint.address}" for endpoint in plan.endpoints]
+            socket = {"socket": plan.socket, "endpoints": endpoints, "route": plan.route}
+            if self._giver is not None:
+                socket |= {"blocked": not self._giver.up, "messages_in": self._giver.taken}
+        return socket | {
             "under_way": len(self._given),
             "may_repeat": self.may_repeat,
-            "answered_by": "the half" if self.desk else "the application" if self.answers else "nobody",
+            "answered_by": self.answered_by,
         }
 
-    def _send(self, given: _Given) -> None:
-        self.zmq.outlet.put(given.pieces)
+    def _send(self, given: _Given, done: Callable[[], None] | None = None) -> None:
+        assert self.zmq is not None
+        self.zmq.outlet.put(given.pieces, done)
         self.zmq.poke()
 
     def _heard(self, messages: list[list[bytes]]) -> None:
-        for frames in messages:
-            word, number, why = b"taken", frames[0], b""
-            if self.desk:
-                word, number, why = (*frames, b"", b"", b"")[:3]
-            if len(number) == _NUMBER.size and word in (b"taken", b"refused"):
-                refusal = why.decode("utf-8", "replace") or "refused" if word == b"refused" else ""
-                self._answered(_NUMBER.unpack(number)[0], refusal)
+        for number, *_ in messages:
+            if len(number) == _NUMBER.size:
+                self._answered(_NUMBER.unpack(number)[0], "")
 
     def _answered(self, number: int, refusal: str) -> None:
         given = self._given.get(number)
         if given is None:  # answered before, or nobody waits any more
             return
         had = self.has_room
-        self.forget(number)
+        del self._given[number]
+        self._bytes -= given.size
         given.then(refusal)
         if not had and self.has_room:
             self._on_room()
 
     def _on_event(self, event: MonitorEvent) -> None:
         """Whoever was to answer is gone, and what it had with it."""
-        if event.kind == zmq.Event.DISCONNECTED and self.answers and self._alone:
+        if event.kind == zmq.Event.DISCONNECTED and self._asks and self._alone:
             now = self._loop.time()
             for given in self._given.values():
                 given.deadline = now
@@ -167,16 +195,13 @@ class HandOver:
             self._timer.cancel()
         self._timer = None
         now = self._loop.time()
-        if self.answers and not self.zmq.outlet.blocked:
+        if self.zmq is not None and not self.zmq.outlet.blocked:
             for number, given in tuple(self._given.items()):
                 if given.deadline > now:
                     break
                 given.deadline = now + self._again_s
                 self._given[number] = self._given.pop(number)
-                self.may_repeat += 1
+                self._repeated += 1
                 self._send(given)
         if self._given and not self._closed:
             self._timer = self._loop.call_later(BRIDGE_TICK_S, self._on_time)
-
-    def _changed(self) -> None:
-        """The outlet is full, or no longer: `has_room` counts bytes, so nothing is to be done here."""

@@ -32,8 +32,8 @@ def plan_of(folder: Path, lines: str, *, side: str = "plant", defaults: str = ""
 
 def test_a_server_of_which_little_is_said(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, "kind: tcp-server\nlisten: tcp://127.0.0.1:4001\nzmq: PUSH connect route:weights")
-    private = "ipc:///run/zt-test/dmz.plant/weights.ipc"
-    assert plan.zmq == ZmqPlan("PUSH", (Endpoint("connect", private),), "weights")
+    private, desk = (f"ipc:///run/zt-test/dmz.plant/weights.{end}" for end in ("ipc", "desk"))
+    assert plan.zmq == ZmqPlan("PUSH", (Endpoint("connect", private),), "weights", receipts=desk)
     assert plan.own == TcpPlan(make("line"), make("line"), listen=("tcp://127.0.0.1:4001",))
     assert (plan.process, plan.kind) == ("bridge-old", "tcp-server")
 

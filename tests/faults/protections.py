@@ -239,6 +239,34 @@ def spool_first() -> None:
     spools.stored = lambda store: Stored(store.id.hex(), store.next, store.next)  # type: ignore[attr-defined]
 
 
+def receipts() -> None:
+    """A desk says `taken` of what it has read; and the disk takes its time, so that there is something to lose."""
+    from tunnel.patterns.base import Port
+    from tunnel.spool.file import SpoolFile
+
+    Port.safe_through = property(lambda self: self.entered_through)  # type: ignore[method-assign,assignment]
+    insert = SpoolFile.insert
+
+    def late(self: SpoolFile, *rest: Any) -> None:
+        time.sleep(1)
+        insert(self, *rest)
+
+    SpoolFile.insert = late  # type: ignore[method-assign]
+
+
+def done() -> None:
+    """What was given to a taker counts as delivered, whatever becomes of it."""
+    from tunnel.patterns.desk_out import DeskOut
+
+    give = DeskOut._give
+
+    def give_for_good(self: DeskOut, taker: Any, message: Any) -> None:
+        give(self, taker, message)
+        self._on_done(taker, message.number)
+
+    DeskOut._give = give_for_good  # type: ignore[method-assign]
+
+
 PROTECTIONS: dict[str, Callable[[], None]] = {
     function.__name__: function
     for function in (
@@ -261,5 +289,7 @@ PROTECTIONS: dict[str, Callable[[], None]] = {
         stale_replies,
         spool_count,
         spool_first,
+        receipts,
+        done,
     )
 }

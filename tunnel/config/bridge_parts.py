@@ -27,7 +27,8 @@ def zmq_plan(planner: Planner, bridge: Bridge, said: BridgeSocket, path: Steps) 
     else:
         endpoints = tuple(Endpoint(said.method, planner.address(text, path)) for text in said.endpoints)
     subscribe: tuple[bytes, ...] = getattr(bridge, "subscribe", (b"",))
-    return ZmqPlan(said.socket, endpoints, said.route, bridge.hwm or LOCAL_HWM, subscribe)
+    desk = f"ipc://{places.receipts_path(planner.runtime_dir, said.route)}" if said.route is not None else None
+    return ZmqPlan(said.socket, endpoints, said.route, bridge.hwm or LOCAL_HWM, subscribe, desk)
 
 
 def allowed(said: Sequence[AllowItem] | None, listen: Sequence[str], defaults: Defaults) -> Allow:

@@ -37,7 +37,7 @@ class ZmqPlan:
     hwm: int = LOCAL_HWM
     subscribe: tuple[bytes, ...] = (b"",)
     receipts: str | None = None
-    """Of the route: where its half gives receipts (docs/bridges.md, "Receipts")."""
+    """The endpoint of that route's desk (bridges/receipts.py)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ flight never changes its place or number within one session of the peer, so what
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -53,6 +53,8 @@ class Batch:
     seq: int = 0
     unit: int = 0
     """A spooled channel: the number that its disk gave it (tunnel/link/spooled.py)."""
+    place: int = 0
+    """Where it stands among all that were put, from 1; fragments of a batch share it. Never sent, and never changes."""
 
     @property
     def cost(self) -> int:
@@ -87,6 +89,8 @@ class Outbound:
         self.flight_bytes = 0
         self.next_seq = 1
         self.delivered = 0
+        self.placed = 0
+        """The place of the newest batch."""
         self.cursor = 1
         """The next number to put into the lane; below next_seq while a resumed link is replaying."""
         self.sent_messages = 0
@@ -115,6 +119,12 @@ class Outbound:
         """May another batch be read from the local socket? Routes that drop always read; they drop instead."""
         return self.terms.overflow != "block" or self.unacked_bytes < self.window_bytes
 
+    @property
+    def settled(self) -> int:
+        """Everything through this place was delivered, or dropped and counted. Perhaps more was, but nothing less."""
+        head = self.flight[0] if self.flight else self.queue[0] if self.queue else None
+        return self.placed if head is None else head.place - 1
+
     # --- local side --------------------------------------------------------------------------------------------------
 
     @property
@@ -130,7 +140,8 @@ class Outbound:
     def put(self, pieces: Iterable[Piece], now: float) -> None:
         """Take what was read from the local socket. Whole messages only: the last piece has `more` False."""
         for piece in pieces:
-            self.queue.append(Batch(piece.segments, piece.size, piece.messages, piece.more, now))
+            self.placed += 1
+            self.queue.append(Batch(piece.segments, piece.size, piece.messages, piece.more, now, place=self.placed))
             self.queue_bytes += self.queue[-1].cost
         if self.terms.overflow != "block":
             self._overflow(now)
@@ -148,7 +159,11 @@ class Outbound:
         if overflow == "keep-latest" and self._compact is not None:
             pieces, gone = self._compact([run for run, _ in _messages(self.queue)])
             self.dropped["overflow"] += gone
-            self.queue = deque(Batch(p.segments, p.size, p.messages, p.more, now) for p in pieces)
+            places = _places(self.queue, pieces)
+            self.queue = deque(
+                Batch(p.segments, p.size, p.messages, p.more, now, place=place)
+                for p, place in zip(pieces, places, strict=True)
+            )
             self.queue_bytes = sum(batch.cost for batch in self.queue)
             limit = limit * 3 // 4  # else every further batch would compact the whole queue again
         limit -= sum(batch.cost for batch in half_sent)
@@ -263,7 +278,8 @@ class Outbound:
 
     def take_at_once(self, piece: Piece, now: float) -> Batch:
         """As `put` and `take` in one, for a whole piece while `is_clear`."""
-        return self._enter(Batch(piece.segments, piece.size, piece.messages, piece.more, now))
+        self.placed += 1
+        return self._enter(Batch(piece.segments, piece.size, piece.messages, piece.more, now, place=self.placed))
 
     def _enter(self, batch: Batch) -> Batch:
         batch.seq = self.next_seq
@@ -272,9 +288,9 @@ class Outbound:
         self._mid_message = batch.more
         self.sent_messages += batch.messages
         self.sent_bytes += batch.size
-        kept = (
-            batch if self.terms.confirmed else Batch((), batch.size, batch.messages, batch.more, batch.born, batch.seq)
-        )
+        kept = batch
+        if not self.terms.confirmed:
+            kept = Batch((), batch.size, batch.messages, batch.more, batch.born, batch.seq, place=batch.place)
         self.flight.append(kept)
         self.flight_bytes += batch.cost
         return batch
@@ -388,7 +404,8 @@ class Outbound:
 def _cut(batch: Batch, most: int) -> list[Batch]:
     """A batch as fragments without numbers."""
     fragments = [
-        Batch(run, size, 0, True, batch.born, unit=batch.unit) for run, size in _fragments(batch.segments, most)
+        Batch(run, size, 0, True, batch.born, unit=batch.unit, place=batch.place)
+        for run, size in _fragments(batch.segments, most)
     ]
     fragments[-1].messages, fragments[-1].more = batch.messages, batch.more
     return fragments
@@ -423,3 +440,17 @@ def _messages(queue: Iterable[Batch]) -> Iterable[tuple[list[Segment], int]]:
         if not batch.more:
             yield run, batch.messages
             run = []
+
+
+def _places(queue: Iterable[Batch], pieces: Iterable[Piece]) -> Iterator[int]:
+    """Places for what is left of the queue's messages: none lies above one of its messages' own.
+
+    Which went is not known here; but of those that stayed the n-th was the n-th or a later one before.
+    """
+    before = iter(queue)
+    place = passed = first = 0
+    for piece in pieces:
+        while passed <= first and (batch := next(before, None)) is not None:
+            place, passed = batch.place, passed + batch.messages
+        yield place
+        first += piece.messages

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from tunnel.patterns.base import Hub, Pattern, Port, Tally
+from tunnel.patterns.desk import Desk, has_private_socket
+from tunnel.patterns.desk_in import DeskIn
+from tunnel.patterns.desk_out import DeskOut
 from tunnel.patterns.pair import Pair
 from tunnel.patterns.pipeline import PipelineFrom, PipelineTo
 from tunnel.patterns.pubsub import PubsubFrom, PubsubTo
@@ -23,4 +26,11 @@ PATTERNS: dict[tuple[str, str], type[Pattern]] = {
 }
 """(pattern, which end this side is) → its class."""
 
-__all__ = ["PATTERNS", "Hub", "Pattern", "Port", "Stream", "Tally"]
+DESKS: dict[tuple[str, str], type[Desk]] = {
+    ("pipeline", "from"): DeskIn,
+    ("pipeline", "to"): DeskOut,
+    ("pubsub", "from"): DeskIn,
+}
+"""(pattern, which end this side is) → the desk beside its private socket, where bridges get receipts."""
+
+__all__ = ["DESKS", "PATTERNS", "Desk", "Hub", "Pattern", "Port", "Stream", "Tally", "has_private_socket"]

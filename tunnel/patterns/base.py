@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tunnel.backlog import Backlog
     from tunnel.config.plan import RoutePlan
     from tunnel.local import LocalEnd
+    from tunnel.patterns.desk import Desk
     from tunnel.pump import Drained, Fed
     from tunnel.tap import Tap
 
@@ -96,6 +97,23 @@ class Port:
             self.peer.wake(self.channel)
 
     @property
+    def entered_through(self) -> int:
+        """A mark behind everything that was put: a place, or a row of the spool."""
+        if self.backlog is not None:
+            return self.backlog.store.next - 1
+        return self.channel.outbound.placed if self.channel.outbound else 0
+
+    @property
+    def safe_through(self) -> int:
+        """What was put before this mark outlives this process, or is at its end (delivered, or dropped by a rule)."""
+        if self.backlog is not None:
+            return self.backlog.store.durable
+        outbound = self.channel.outbound
+        if outbound is None or not outbound.terms.confirmed:
+            return self.entered_through
+        return outbound.settled
+
+    @property
     def unacked_bytes(self) -> int:
         return self.channel.outbound.load_bytes if self.channel.outbound else 0
 
@@ -128,6 +146,8 @@ class Pattern:
         self.tap: Tap | None = None
         """Somebody looks at what crosses (`ztunnel tap`): asked once a batch."""
         self._end: LocalEnd | None = None
+        self.desk: Desk | None = None
+        """Where bridges get receipts, beside a private socket."""
         self.marks = Marks(plan.end.hwm)
         self.patience_us = FEED_PATIENCE_US
         """How long the next feed may wait for room; nothing once the consumer stood still."""
@@ -212,7 +232,9 @@ class Pattern:
         self.want()
 
     def want(self) -> None:
-        """Tell the watch what this route waits for."""
+        """Tell the watch what this route waits for, and its desk what may have become safe."""
+        if self.desk is not None:
+            self.desk.want()
         if not self.end.has_socket:
             return
         events = 0
@@ -229,6 +251,10 @@ class Pattern:
 
     def read(self) -> bool | None:
         """One batch from the local socket. True: it has no more. None: likewise, and the batch took the shortcut."""
+        raise NotImplementedError
+
+    def admit(self, drained: Drained, now: float) -> Sequence[Port]:
+        """Let one message that came by the desk in, as if the local socket had it; there is room. Where it went."""
         raise NotImplementedError
 
     def max_message_bytes(self) -> int:
@@ -302,7 +328,7 @@ class Pattern:
         now = self.hub.now()
         if self.plan.max_age_s is not None and now - run.born > self.plan.max_age_s:
             self.dropped["expired"] += max(0, run.messages - run.fed)
-            self._finish(port, run, now)
+            self.finish(port, run, now)
             return True
         passed = run.fed
         if self.marks.exit_open:
@@ -314,10 +340,10 @@ class Pattern:
         if fed.status is pump.BAD:
             self.hub.breach(port.peer, RemoteProtocolError("batch", f"{self.plan.name}: a batch is malformed"))
             self.dropped["malformed"] += max(1, run.messages - run.fed)
-            self._finish(port, run, now)
+            self.finish(port, run, now)
             return True
         if fed.status is pump.DONE:
-            self._finish(port, run, now)
+            self.finish(port, run, now)
             return True
         return self.on_full(port, run, fed)
 
@@ -380,7 +406,8 @@ class Pattern:
         """The socket said EAGAIN (or a limit was met). True: go on with other work; False: wait for the socket."""
         return False
 
-    def _finish(self, port: Port, run: Run, now: float) -> None:
+    def finish(self, port: Port, run: Run, now: float) -> None:
+        """Nothing of the run, the port's first, is left to do: the far half may forget it."""
         channel = port.channel
         if channel.inbound is not None:
             channel.inbound.done(run)
@@ -400,10 +427,11 @@ class Pattern:
 
     def told(self) -> dict[str, Any]:
         """What `status` shows of this pattern only."""
-        return {}
+        return {} if self.desk is None else {"desk": self.desk.told()}
 
     def may_repeat(self) -> int:
-        return sum(port.channel.outbound.may_repeat for port in self.ports if port.channel.outbound)
+        again = self.desk.may_repeat if self.desk is not None else 0
+        return again + sum(port.channel.outbound.may_repeat for port in self.ports if port.channel.outbound)
 
     def settled(self) -> bool:
         """Is everything said that the far halves must know before the route is ready?"""

@@ -21,7 +21,7 @@ from tunnel.limits import (
 )
 from tunnel.link.inbound import Run
 from tunnel.patterns.base import Hub, Pattern, Port
-from tunnel.pump import Fed
+from tunnel.pump import Drained, Fed
 from tunnel.reactor import POLLIN
 
 
@@ -95,10 +95,15 @@ class PubsubFrom(Pattern):
         if len(self.ports) == 1 and not self.plan.topics.deny:
             self.take_in(self.ports[0], drained, now)
             return drained.emptied
+        self._spread(drained, now)
+        return drained.emptied
+
+    def _spread(self, drained: Drained, now: float) -> list[Port]:
+        """To each side what it wants. Those that got anything."""
         self.count_in(drained)
         run = [segment for piece in drained.pieces for segment in piece.segments]
         if not run:
-            return drained.emptied
+            return []
         split = pump.split(run, self._topics, len(self.ports))
         self.dropped["denied"] += split.denied
         for port, part in zip(self.ports, split, strict=True):
@@ -106,7 +111,11 @@ class PubsubFrom(Pattern):
             self.hub.touch(port.peer)
             if self.tap is not None:
                 self.tap.entered(port.peer.side, part)
-        return drained.emptied
+        return [port for port, part in zip(self.ports, split, strict=True) if part.pieces]
+
+    def admit(self, drained: Drained, now: float) -> list[Port]:
+        """No publisher's socket has looked yet who wants it."""
+        return self._spread(drained, now)
 
 
 class PubsubTo(Pattern):

@@ -78,7 +78,7 @@ class ReqrepFrom(SharedOut):
         run.fed += 1
         run.position = position
         if position >= run.size:
-            self._finish(port, run, self.hub.now())
+            self.finish(port, run, self.hub.now())
         return True
 
     def _park(self, client: bytes, message: tuple[Segment, ...], size: int) -> None:

@@ -6,11 +6,14 @@ Whose turn it is is decided per batch by what each side has not acknowledged yet
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from tunnel import pump
 from tunnel.limits import SHARE_SLACK_BYTES
 from tunnel.patterns.base import Pattern, Port
+
+if TYPE_CHECKING:
+    from tunnel.pump import Drained
 
 
 class SharedOut(Pattern):
@@ -40,6 +43,13 @@ class SharedOut(Pattern):
         for port, share in zip(able[first:] + able[:first], shares, strict=True):
             self.take_in(port, share, now)
         return False
+
+    def admit(self, drained: Drained, now: float) -> Sequence[Port]:
+        able = takers(self.ports)
+        self._turns += 1
+        port = able[self._turns % len(able)]
+        self.take_in(port, drained, now)
+        return [port]
 
 
 def takers(ports: Sequence[Port]) -> list[Port]:

@@ -11,6 +11,7 @@ of one larger than FRAGMENT_BYTES; the segments of all its fragments in a row ar
 `feed`                                    run → socket, until EAGAIN; what could not be finished starts again.
                                           With `patience_us` it sleeps so long, altogether, for room.
 `cut`, `first_frame`, `keep_latest`       one message out of a run; its first frame; the newest of each first frame.
+`pack`                                    one message as pieces (pure Python in both: for a desk's few messages).
 `Topics`, `split`                         who subscribed to what, and a run sorted by it.
 `events`                                  ZMQ_EVENTS, quicker than pyzmq tells it.
 `send`, `recv`                            one message of a link socket.
@@ -48,6 +49,7 @@ from tunnel.pump.base import (
     Status,
     Tagged,
 )
+from tunnel.pump.twin_runs import pack
 
 COMPILED = False
 WHY_PURE = ""
@@ -119,6 +121,7 @@ __all__ = [
     "feed",
     "first_frame",
     "keep_latest",
+    "pack",
     "read_record",
     "records",
     "recv",

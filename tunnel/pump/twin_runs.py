@@ -115,6 +115,17 @@ class Pile:
         self._parts, self._size, self._messages = [], 0, 0
 
 
+def pack(frames: Sequence[Part]) -> list[Piece]:
+    """One message as pieces. Frames from REFERENCE_BYTES up are kept by reference where they are memoryviews."""
+    parts: list[Part] = []
+    for index, frame in enumerate(frames):
+        more = index + 1 < len(frames)
+        parts += ((len(frame) | MORE if more else len(frame)).to_bytes(4, "little"), frame)
+    pile = Pile()
+    pile.add(parts)
+    return pile.pieces()
+
+
 def cut(segments: Segments, position: int) -> tuple[tuple[Segment, ...], int]:
     """Take the message at `position` out: (a run of it alone, the position behind it). RunError: malformed."""
     reader = Reader(segments)

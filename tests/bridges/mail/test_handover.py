@@ -151,13 +151,14 @@ def test_a_half_gives_receipts_and_refusals() -> None:
         desk.bind(desk_at)
         made = HandOver(reactor, plan("PUSH", at, desk_at), lambda: None)
         answers: dict[int, str] = {}
-        for number in (1, 2):
+        for number in (1, 2, 3):
             made.give(number, [b"t", b"raw"], lambda refusal, number=number: answers.update({number: refusal}))  # type: ignore[misc]
         first, second = await received(desk), await received(desk)
         assert first[1:] == [b"put", NUMBER.pack(1), b"t", b"raw"]
-        desk.send_multipart([first[0], b"taken", first[2]])
+        third = await received(desk)
+        desk.send_multipart([first[0], b"taken", first[2], third[2]])
         desk.send_multipart([second[0], b"refused", second[2], b"too large"])
-        await until(lambda: answers == {1: "", 2: "too large"})
+        await until(lambda: answers == {1: "", 3: "", 2: "too large"})
         assert made.status()["answered_by"] == "the half"
         made.close()
         desk.close(0)
