@@ -78,6 +78,10 @@ class Process:
         self._child.stdin.write("go\n")
         self._child.stdin.flush()
 
+    def ended(self) -> bool:
+        """Whether it has ended; what it said can still be read."""
+        return self._child.poll() is not None
+
     def explain(self, what: str) -> str:
         """A sentence on what went wrong, with the end of the process's stderr."""
         return f"{self.name} {what}\n{self._stderr.read_text(errors='replace')[-2000:]}"
