@@ -140,11 +140,14 @@ class Outbound:
     def put(self, pieces: Iterable[Piece], now: float) -> None:
         """Take what was read from the local socket. Whole messages only: the last piece has `more` False."""
         for piece in pieces:
-            self.placed += 1
-            self.queue.append(Batch(piece.segments, piece.size, piece.messages, piece.more, now, place=self.placed))
+            self.queue.append(self._placed(piece, now))
             self.queue_bytes += self.queue[-1].cost
         if self.terms.overflow != "block":
             self._overflow(now)
+
+    def _placed(self, piece: Piece, now: float) -> Batch:
+        self.placed = place = self.placed + 1
+        return Batch(piece.segments, piece.size, piece.messages, piece.more, now, 0, 0, place)
 
     def _overflow(self, now: float) -> None:
         """Bound the unsent by what the window leaves, at least half of it; only unsent whole messages are dropped.
@@ -278,8 +281,7 @@ class Outbound:
 
     def take_at_once(self, piece: Piece, now: float) -> Batch:
         """As `put` and `take` in one, for a whole piece while `is_clear`."""
-        self.placed += 1
-        return self._enter(Batch(piece.segments, piece.size, piece.messages, piece.more, now, place=self.placed))
+        return self._enter(self._placed(piece, now))
 
     def _enter(self, batch: Batch) -> Batch:
         batch.seq = self.next_seq
