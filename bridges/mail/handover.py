@@ -4,7 +4,7 @@ What an answer is depends on the socket of the table:
 
     REQ, DEALER      a reply of the application: it has done its work
     PUSH, PUB        at a route of this box: the half's receipt, that the route's own promise holds from here
-                     (docs/bridges.md, "Receipts"); anywhere else: the socket has it, and nobody can say more
+                     (docs/receipts.md); anywhere else: the socket has it, and nobody can say more
 
 What is not answered in time, or was given to somebody who went away, is given again and counted: a mail may come twice,
 and its id tells, but none is lost.
