@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from tunnel.config.mail import smtp_client
 from tunnel.config.mail.kind import MailKind
 
-MAIL: Final[dict[str, MailKind]] = {}
+MAIL: Final[dict[str, MailKind]] = {
+    "smtp-client": smtp_client.KIND,
+}

@@ -1,0 +1,249 @@
+"""smtp-client: messages become mail, by a relay or straight to each domain's servers.
+
+    0MQ ─► intake ─► outbox (disk) ─► dispatch ─► conversations with mail servers
+                        │                 │
+           replies ◄────┘                 └──► outbox: what became of each recipient
+
+Here they are put together; docs/mail.md says what users see of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import Awaitable, Coroutine, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
+
+from bridges.mail import limits
+from bridges.mail.desk import MailDesk
+from bridges.mail.dispatch import Dispatch, Lookup
+from bridges.mail.intake import Intake, Verdict
+from bridges.mail.outbox import Outbox
+from bridges.mail.outbox_records import Result
+from bridges.mail.replies import Replies, told
+from bridges.messages import messages_of
+from bridges.zmq_side import ZmqSide
+from tunnel.config.bridge_plan import BridgePlan
+from tunnel.config.mail.smtp_client_plan import SmtpClientPlan
+from tunnel.control import Command, Reply
+from tunnel.errors import NotRunningError, SpoolError
+from tunnel.log import Log
+from tunnel.reactor import Reactor
+from tunnel.spool import Spool
+
+PAUSED: Final = "paused"
+"""The note that a person has paused it: over restarts."""
+
+
+class SmtpClient:
+    """See `tunnel.served.Process`; the Listener of its dispatch."""
+
+    def __init__(
+        self, plan: BridgePlan[SmtpClientPlan], reactor: Reactor, log: Log, lookup: Lookup | None = None
+    ) -> None:
+        self.plan = plan.own
+        self.log = log
+        self.loop = reactor.loop
+        self._bridge = plan
+        self._reactor = reactor
+        self._lookup = lookup
+        self._numbers = itertools.count(1)
+        self._slow = self._bytes_in = self._messages_in = 0
+        self._forgotten: Counter[str] = Counter()
+        self._tidying: asyncio.Task[None] | None = None
+        self._asides: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    # --- its life ----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """SpoolError: its file cannot be opened."""
+        plan, zmq = self.plan, self._bridge.zmq
+        self.outbox = Outbox(plan.state.file("mails"))
+        if self.outbox.db.set_aside:
+            self.log.error("corrupt", set_aside=self.outbox.db.set_aside)
+        may_repeat = await self.outbox.begin(time.time())
+        self.dispatch = Dispatch(plan, self.outbox, self, self.log, self._lookup)
+        self.dispatch.counts["may_repeat"] = may_repeat
+        self.dispatch.paused = await self.outbox.noted(PAUSED) is not None
+        self.intake = Intake(
+            plan,
+            self.outbox,
+            self.log,
+            table=self._bridge.table,
+            topics=zmq.socket == "SUB",
+            answers=zmq.socket == "REP",
+            destination_of=self.dispatch.destination_of,
+            on_change=self._look,
+        )
+        kind = "ROUTER" if zmq.socket == "REP" else zmq.socket
+        # a little more than a mail may have is read, so that it can be answered, or put aside, with a sentence
+        self.zmq = ZmqSide(self._reactor, zmq, kind, 2 * plan.max_bytes, self._heard, lambda: None)
+        self.replies = Replies(self.zmq, self._on_slow)
+        self.desk = MailDesk(self.outbox, self.dispatch, self._look_again)
+        self.dispatch.start()
+        self._tidying = self.loop.create_task(self._tidy())
+        self._look()
+
+    async def close(self) -> None:
+        self._closing = True
+        if self._tidying is None:  # it never began
+            return
+        self.zmq.read(False)
+        self._tidying.cancel()
+        await self.intake.close()
+        await self.dispatch.close()
+        await asyncio.gather(self._tidying, *self._asides, return_exceptions=True)
+        self.replies.close()
+        self.zmq.close()
+        await self.outbox.close()
+
+    def commands(self) -> Mapping[str, Command]:
+        return {name: partial(self._command, name) for name in MailDesk.NAMES}
+
+    def _command(self, name: str, request: Reply) -> Awaitable[Reply] | Reply:
+        if self._tidying is None:
+            raise NotRunningError("this bridge is only starting: ask again.")
+        return self.desk.commands[name](request)
+
+    def spools(self) -> Mapping[str, Spool]:
+        return {}
+
+    # --- from 0MQ ----------------------------------------------------------------------------------------------------
+
+    def _heard(self, messages: list[list[bytes]]) -> None:
+        for message in messages:
+            self._messages_in += 1
+            self._bytes_in += sum(map(len, message))
+            envelope, frames = Replies.split(message) if self.zmq.type_name == "ROUTER" else ([], message)
+            self.intake.take(next(self._numbers), frames, partial(self._decided, envelope))
+        self._look()
+
+    def _decided(self, envelope: list[bytes], verdict: Verdict) -> None:
+        """A message is on disk, or refused."""
+        if verdict.state == "queued":
+            self.dispatch.wake()
+        if not envelope or self._closing:
+            return
+        if not self.plan.result or not verdict.mail:
+            self.replies.tell(envelope, told(verdict))
+            return
+        self.replies.wait(envelope, verdict, self._tell_result)
+        if verdict.state == "repeated" or self.dispatch.state()[0] in ("paused", "retrying"):
+            self._tell_result(verdict.mail)
+
+    def _look(self) -> None:
+        """Read on, or leave messages with whoever sends them."""
+        if not self._closing:
+            self.zmq.read(self.intake.has_room)
+
+    def _on_slow(self) -> None:
+        self._slow += 1
+
+    async def _look_again(self, number: int, frames_run: bytes) -> bool:
+        """A message that was refused: is it a mail by now?"""
+        (frames,) = messages_of((frames_run,))
+        mail = self.intake.mail_of(frames)
+        taken = await self.outbox.put(mail, time.time())
+        return taken.verdict != "other"
+
+    # --- what became of mails ----------------------------------------------------------------------------------------
+
+    def settled(self, mail: int, states: Mapping[str, Result]) -> None:
+        self._look()
+        if all(result.state != "queued" for result in states.values()):
+            self.replies.result(mail, states)
+
+    def held_up(self, destination: str) -> None:
+        for mail in self.replies.mails:
+            self._tell_result(mail)
+
+    def _tell_result(self, mail: int) -> None:
+        self._aside(self._tell(mail))
+
+    async def _tell(self, mail: int) -> None:
+        """How it is, to those who wait for it."""
+        with suppress(SpoolError):
+            self.replies.result(mail, await self.outbox.states(mail))
+
+    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(work)
+        self._asides.add(task)
+        task.add_done_callback(self._asides.discard)
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    async def _tidy(self) -> None:
+        """End what is too old, forget what nobody asks for any more."""
+        while True:
+            with suppress(SpoolError):
+                await self._tidy_once(time.time())
+            self._look()
+            await asyncio.sleep(limits.SEND_TIDY_S)
+
+    async def _tidy_once(self, now: float) -> None:
+        plan = self.plan
+        if plan.expire_s is not None:
+            while jobs := await self.outbox.expired(now - plan.expire_s):
+                ended = await self.outbox.give_up(jobs, "not sent in time", now)
+                self.dispatch.counts["failed"] += ended
+                self.log.warning("expired", recipients=ended)
+                if not ended:
+                    break
+        dropped, early = await self.outbox.tidy(
+            None if plan.remember_s is None else now - plan.remember_s,
+            None if plan.state.expire_s is None else now - plan.state.expire_s,
+            plan.state.max_bytes // 2,
+        )
+        self._forgotten["dead"] += dropped
+        self._forgotten["ids"] += early
+        if dropped:
+            self.log.warning("dropped", dead_letters=dropped)
+
+    # --- what it says of itself --------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        if self._tidying is None:
+            return {"state": "connecting", "reason": "", "connections": 0}
+        state, reason = self.dispatch.state()
+        full = self.outbox.bytes >= self.plan.state.max_bytes
+        if self.intake.trouble or (full and state in ("up", "idle", "connecting")):
+            state = "retrying"
+            reason = self.intake.trouble or (
+                f"{self.outbox.bytes} bytes of mails lie here, which is all that spool: max lets; nothing more is taken"
+            )
+        counts = self.dispatch.counts
+        oldest = self.outbox.oldest
+        dropped = Counter(self.intake.dropped)
+        dropped["too_large"] += self.zmq.too_large
+        dropped["slow"] += self._slow
+        dropped["unreachable"] += self.zmq.unreachable
+        return {
+            "state": state,
+            "reason": reason,
+            "connections": self.dispatch.connections,
+            "frames_in": 0,
+            "frames_out": counts["sent"],
+            "bytes_in": 0,
+            "bytes_out": counts["bytes"],
+            "refused": {},
+            "dropped": dict(sorted((+dropped).items())),
+            "ended": {},
+            "zmq": self.zmq.status() | {"messages_in": self._messages_in, "bytes_in": self._bytes_in},
+            "detail": {
+                "taken": self.intake.taken,
+                "repeated": self.intake.repeated,
+                **{word: counts[word] for word in ("sent", "deferred", "failed", "unknown", "may_repeat")},
+                "queue": self.outbox.jobs,
+                "oldest_s": None if oldest is None else round(max(0.0, time.time() - oldest), 1),
+                "dead": self.outbox.dead,
+                "bytes": self.outbox.bytes,
+                "max_bytes": self.plan.state.max_bytes,
+                "forgotten": dict(+self._forgotten),
+                "troubles": self.dispatch.troubles(),
+            },
+        }
