@@ -133,8 +133,7 @@ class SmtpClient:
             self.replies.tell(envelope, told(verdict))
             return
         self.replies.wait(envelope, verdict, self._tell_result)
-        if verdict.state == "repeated" or self.dispatch.state()[0] in ("paused", "retrying"):
-            self._tell_result(verdict.mail)
+        self._aside(self._tell(verdict.mail, held=verdict.state != "repeated"))
 
     def _look(self) -> None:
         """Read on, or leave messages with whoever sends them."""
@@ -158,16 +157,18 @@ class SmtpClient:
         if all(result.state != "queued" for result in states.values()):
             self.replies.result(mail, states)
 
-    def held_up(self, destination: str) -> None:
+    def held_up(self) -> None:
         for mail in self.replies.mails:
-            self._tell_result(mail)
+            self._aside(self._tell(mail, held=True))
 
     def _tell_result(self, mail: int) -> None:
         self._aside(self._tell(mail))
 
-    async def _tell(self, mail: int) -> None:
-        """How it is, to those who wait for it."""
+    async def _tell(self, mail: int, *, held: bool = False) -> None:
+        """How it is, to those who wait for it; `held`: only if nothing of it goes anywhere for now."""
         with suppress(SpoolError):
+            if held and not all(map(self.dispatch.holds, await self.outbox.untried(mail))):
+                return
             self.replies.result(mail, await self.outbox.states(mail))
 
     def _aside(self, work: Coroutine[Any, Any, None]) -> None:

@@ -51,8 +51,8 @@ class Listener(Protocol):
     def settled(self, mail: int, states: Mapping[str, Result]) -> None:
         """An attempt is over, and on disk; how all its recipients are now."""
 
-    def held_up(self, destination: str) -> None:
-        """Nothing goes there for now."""
+    def held_up(self) -> None:
+        """Nothing goes to some destination for now."""
 
 
 class Destination:
@@ -121,6 +121,11 @@ class Dispatch:
         """Where the mail for this recipient goes."""
         return RELAY if self._plan.relay else parts(address).domain
 
+    def holds(self, name: str) -> bool:
+        """Nothing goes to this destination for now, other than for its rate."""
+        destination = self._destinations.get(name)
+        return self.paused or bool(self.trouble) or (destination is not None and bool(destination.reason))
+
     # --- its life ----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -142,6 +147,7 @@ class Dispatch:
         self.paused = True
         for destination in self._destinations.values():
             self._give_back(destination)
+        self._listener.held_up()
 
     async def close(self) -> None:
         """What is being sent may end, for a while."""
@@ -427,7 +433,7 @@ class Dispatch:
         destination.reason = reason
         self._give_back(destination)
         self._log.warning(event, server=destination.name or "relay", reason=reason)
-        self._listener.held_up(destination.name)
+        self._listener.held_up()
         self.wake()
 
     # --- what it says of itself --------------------------------------------------------------------------------------

@@ -137,7 +137,8 @@ class Intake:
                 taken = await self._outbox.put(mail, time.time())
             except SpoolError as error:
                 self._stopped(str(error))
-                if self._answers:
+                if self._answers:  # he tries again; until then nobody does
+                    asyncio.get_running_loop().call_later(TAKE_AGAIN_S, self._going_on)
                     return Verdict("failed", mail.id, str(error))
                 await asyncio.sleep(TAKE_AGAIN_S)
                 continue

@@ -214,6 +214,19 @@ class Outbox:
 
         return await self.db.ask(lambda db: _states(db, mail))
 
+    async def untried(self, mail: int) -> list[str]:
+        """Destinations of recipients for whom nothing was tried yet."""
+
+        def work(db: sqlite3.Connection) -> list[str]:
+            rows = db.execute(
+                "SELECT DISTINCT destination FROM jobs JOIN recipients USING (mail, job) "
+                "WHERE mail = ? AND recipients.state = 'queued'",
+                (mail,),
+            )
+            return [destination for (destination,) in rows]
+
+        return await self.db.ask(work)
+
     async def tidy(self, sent_before: float | None, dead_before: float | None, dead_bytes: int) -> tuple[int, int]:
         """Forget ids of mails that ended before that, and what failed before that (or is more than `dead_bytes`).
 

@@ -71,10 +71,6 @@ class Conversation:
             self.abort()
             sentence = f"{self.address} said {_words(error.code, error.message)}"
             raise (Misconfigured if error.code // 100 == 5 else Unreachable)(sentence) from None
-        except ssl.SSLError as error:
-            self.abort()
-            reason = getattr(error, "verify_message", "") or error.reason or str(error)
-            raise Unreachable(f"{self.address}: no TLS: {clean(str(reason))}") from None
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             self.abort()
             raise Unreachable(f"{self.address}: {clean(_inner(error))}") from None
@@ -325,11 +321,13 @@ def _words(code: int, message: str) -> str:
 
 
 def _inner(error: BaseException) -> str:
-    if isinstance(error, aiosmtplib.SMTPReadTimeoutError):
+    if isinstance(error, TimeoutError | aiosmtplib.SMTPTimeoutError):
         return "it did not answer in time"
+    if isinstance(error, aiosmtplib.SMTPConnectError) and isinstance(error.__cause__, OSError):
+        return _inner(error.__cause__)
     if isinstance(error, aiosmtplib.SMTPServerDisconnected):
         return "the line broke"
-    if isinstance(error, TimeoutError) and not str(error):
-        return "it did not answer in time"
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS: {getattr(error, 'verify_message', '') or error.reason or error}"
     strerror = getattr(error, "strerror", None)
-    return str(strerror or error or type(error).__name__).lower() if strerror else str(error) or type(error).__name__
+    return str(strerror).lower() if strerror else str(error) or type(error).__name__

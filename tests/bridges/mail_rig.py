@@ -1,8 +1,8 @@
 """An smtp-client in this process, on a loop, with its application and a mail server; for tests.
 
-    async with sending(reactor, tmp_path, "PULL", relay=sink.port) as rig:
-        rig.send(RAW, id="1")
-        await rig.until(lambda: sink.mails)
+async with sending(reactor, tmp_path, "PULL", relay=sink.port) as rig:
+    rig.send(RAW, id="1")
+    await rig.until(lambda: sink.mails)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tunnel.config.plan import Endpoint, SpoolPlan
 from tunnel.log import Log
 from tunnel.reactor import Reactor
 
-PEERS: Final = {"PULL": zmq.PUSH, "SUB": zmq.PUB, "REP": zmq.DEALER}
+PEERS: Final = {"PULL": zmq.PUSH, "SUB": zmq.XPUB, "REP": zmq.DEALER}
 RAW: Final = b"From: a@example.com\r\nTo: b@example.com\r\nSubject: one\r\n\r\nHello.\r\n"
 QUICK: Final = Schedule(((0.05, 1000),))
 
@@ -79,6 +79,8 @@ def plan_of(folder: Path, socket: str, endpoint: str, relay: int | None, **more:
     zmq_plan = ZmqPlan(socket, (Endpoint("connect", endpoint),), None, more.pop("hwm", 64))
     state = SpoolPlan(folder / "spool", more.pop("max_spool", 1 << 30), more.pop("expire_dead_s", 7 * 86400.0))
     more = {"hostname": "client.example", "retry": QUICK, "timeout_s": 20.0, **more}
+    if "relays" in more:
+        more["relay"] = more.pop("relays")
     if relay is not None:
         more["relay"] = (f"tcp://127.0.0.1:{relay}",)
     return BridgePlan("mails", "smtp-client", zmq_plan, SmtpClientPlan(state=state, **more), Path("/none"), "plant")
@@ -90,14 +92,14 @@ async def sending(
 ) -> AsyncIterator[Rig]:
     app = reactor.context.socket(PEERS[socket])
     app.linger, app.sndtimeo = 0, 10_000
+    app.sndhwm = more.pop("app_hwm", 1000)
     endpoint = f"ipc://@zt-{uuid.uuid4().hex}"
     app.bind(endpoint)
     client = SmtpClient(plan_of(folder, socket, endpoint, relay, **more), reactor, Log("test", fd=null()), lookup)
     await client.start()
     if socket == "SUB":
-        monitor = app.get_monitor_socket(zmq.Event.HANDSHAKE_SUCCEEDED)
-        await until(lambda: monitor.poll(0), 10)
-        app.disable_monitor()
+        await until(lambda: app.poll(0), 10)
+        app.recv()  # its subscription
     try:
         yield Rig(client, app, socket)
     finally:

@@ -1,9 +1,9 @@
 """A mail server for tests, on the test's own loop: aiosmtpd with a script of what it says and does.
 
-    sink = await Sink().start()
-    sink.say("RCPT", "550 5.1.1 nobody", when=lambda address: address.startswith("gone"))
-    sink.do_at_dot("cut")                # next mail: the line is cut instead of an answer
-    sink.mails[0].content                # as it came, dots undoubled
+sink = await Sink().start()
+sink.say("RCPT", "550 5.1.1 nobody", when=lambda address: address.startswith("gone"))
+sink.do_at_dot("cut")                # next mail: the line is cut instead of an answer
+sink.mails[0].content                # as it came, dots undoubled
 """
 
 from __future__ import annotations
@@ -74,7 +74,6 @@ class Sink:
     tls: ssl.SSLContext | None = None
     implicit: bool = False
     login: tuple[str, str] | None = None
-    login_says: str | None = None
     utf8: bool = True
     port: int = field(default_factory=free_port)
     mails: list[Mail] = field(default_factory=list)
@@ -132,7 +131,7 @@ class Sink:
         self.rules.setdefault(step, []).append(Rule(says, when, times))
 
     def do_at_dot(self, *what: Any) -> None:
-        """For the next mails, one each: "cut" (the mail is taken), "cut before", a reply, None, or an awaitable's maker."""
+        """For the next mails, one each: "cut" (the mail is taken), "cut before", a reply, None, or what is awaited."""
         self.at_dot.extend(what)
 
     def said(self, step: str, about: str) -> str | None:
@@ -150,7 +149,9 @@ class Sink:
 
     # --- aiosmtpd's handler ------------------------------------------------------------------------------------------
 
-    async def handle_MAIL(self, _s: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]) -> str:
+    async def handle_MAIL(
+        self, _s: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
         said = self.said("MAIL", address)
         if said is None:
             envelope.mail_from, envelope.mail_options = address, options
@@ -169,7 +170,12 @@ class Sink:
         assert isinstance(envelope.content, bytes)
         if what != "cut before" and not str(what or "250").startswith(("4", "5")):
             self.mails.append(
-                Mail(envelope.mail_from or "", list(envelope.rcpt_tos), envelope.content, list(envelope.mail_options))
+                Mail(
+                    (envelope.mail_from or "").strip("<>"),
+                    list(envelope.rcpt_tos),
+                    envelope.content,
+                    list(envelope.mail_options),
+                )
             )
             self.over_tls.append(session.ssl is not None or self.implicit)
         if what in ("cut", "cut before"):
@@ -179,4 +185,4 @@ class Sink:
     def _authenticate(self, _s: SMTP, _session: Session, _envelope: Envelope, mechanism: str, data: Any) -> AuthResult:
         found = (data.login.decode(), data.password.decode())
         self.logins.append(found)
-        return AuthResult(success=found == self.login and self.login_says is None)
+        return AuthResult(success=found == self.login, handled=False)
