@@ -209,7 +209,9 @@ class SmtpClient:
 
     def status(self) -> dict[str, Any]:
         if self._tidying is None:
-            return {"state": "connecting", "reason": "", "connections": 0}
+            none: dict[str, Any] = {word: {} for word in ("refused", "dropped", "ended", "zmq", "detail")}
+            counts = dict.fromkeys(("connections", "frames_in", "frames_out", "bytes_in", "bytes_out"), 0)
+            return {"state": "connecting", "reason": "", **counts, **none}
         state, reason = self.dispatch.state()
         full = self.outbox.bytes >= self.plan.state.max_bytes
         if self.intake.trouble or (full and state in ("up", "idle", "connecting")):
@@ -217,7 +219,7 @@ class SmtpClient:
             reason = self.intake.trouble or (
                 f"{self.outbox.bytes} bytes of mails lie here, which is all that spool: max lets; nothing more is taken"
             )
-        counts = self.dispatch.counts
+        did = self.dispatch.counts
         oldest = self.outbox.oldest
         dropped = Counter(self.intake.dropped)
         dropped["too_large"] += self.zmq.too_large
@@ -228,9 +230,9 @@ class SmtpClient:
             "reason": reason,
             "connections": self.dispatch.connections,
             "frames_in": 0,
-            "frames_out": counts["sent"],
+            "frames_out": did["sent"],
             "bytes_in": 0,
-            "bytes_out": counts["bytes"],
+            "bytes_out": did["bytes"],
             "refused": {},
             "dropped": dict(sorted((+dropped).items())),
             "ended": {},
@@ -238,7 +240,7 @@ class SmtpClient:
             "detail": {
                 "taken": self.intake.taken,
                 "repeated": self.intake.repeated,
-                **{word: counts[word] for word in ("sent", "deferred", "failed", "unknown", "may_repeat")},
+                **{word: did[word] for word in ("sent", "deferred", "failed", "unknown", "may_repeat")},
                 "queue": self.outbox.jobs,
                 "oldest_s": None if oldest is None else round(max(0.0, time.time() - oldest), 1),
                 "dead": self.outbox.dead,

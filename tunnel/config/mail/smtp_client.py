@@ -162,7 +162,7 @@ class SmtpClient(Bridge):
         ]
     ]
     """To whom mail may go: patterns, or any."""
-    recipients: Annotated[int, Field(ge=1, le=SEND_RECIPIENTS_MOST), BeforeValidator(_whole)] | None = None
+    max_recipients: Annotated[int, Field(ge=1, le=SEND_RECIPIENTS_MOST), BeforeValidator(_whole)] | None = None
     """Of one mail, at most."""
     subscribe: OneOrMore[TopicPrefix] = (b"",)
     """SUB: what is wanted."""
@@ -281,7 +281,7 @@ def plan(planner: Planner, name: str, bridge: SmtpClient) -> SmtpClientPlan:
         tls=planner.carriers.tls(tls, (*path, "tls")) if tls and tls.model_fields_set - {"mode"} else None,
         tls_mode=tls.mode if tls is not None else None,
         login=_login(planner, bridge.login, (*path, "login")) if bridge.login is not None else None,
-        recipients=bridge.recipients or known.recipients,
+        recipients=bridge.max_recipients or known.recipients,
         retry=bridge.retry,
         expire_s=known.expire_s if bridge.expire is None else _ever(bridge.expire),
         rate=bridge.rate,
