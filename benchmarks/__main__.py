@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bridges, report, scenarios, spool, streams, systems
+from benchmarks import bridges, mail, report, scenarios, spool, streams, systems
 from benchmarks.natives import BuildError
 from benchmarks.process import MeasureError
 from benchmarks.scenarios import Figures
@@ -41,6 +41,7 @@ def suites() -> list[Suite]:
         Suite("streams", streams.SCENARIOS, streams.SYSTEMS, titles, streams.TARGETS, streams.missing()),
         Suite("spool", spool.SCENARIOS, spool.SYSTEMS, {one.name: one.title for one in spool.SYSTEMS}, spool.TARGETS),
         Suite("bridges", bridges.SCENARIOS, bridges.SYSTEMS, bridged, bridges.TARGETS),
+        Suite("mail", mail.SCENARIOS, mail.SYSTEMS, {one.name: one.title for one in mail.SYSTEMS}, mail.TARGETS),
     ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import bridges, natives, scenarios, streams, systems
+from benchmarks import bridges, mail, natives, scenarios, streams, systems
 from benchmarks.process import MeasureError, Process
 from benchmarks.report import TARGETS, Target, medians_of, tables
 
@@ -86,8 +86,8 @@ def test_the_report_shows_figures_ratios_and_verdicts() -> None:
 
 
 def test_every_target_belongs_to_a_scenario() -> None:
-    names = {scenario.name for scenario in (*scenarios.ALL, *streams.SCENARIOS, *bridges.SCENARIOS)}
-    targets = (*TARGETS, *streams.TARGETS, *bridges.TARGETS)
+    names = {scenario.name for scenario in (*scenarios.ALL, *streams.SCENARIOS, *bridges.SCENARIOS, *mail.SCENARIOS)}
+    targets = (*TARGETS, *streams.TARGETS, *bridges.TARGETS, *mail.TARGETS)
     assert len(targets) > 20
     assert [target.says for target in targets if target.scenario not in names] == []
 
@@ -123,3 +123,8 @@ def test_a_service_that_echoes(tmp_path: Path) -> None:
 def test_lines_of_devices_are_counted_at_both_ends(tmp_path: Path, system: bridges.BridgeSystem) -> None:
     figures = bridges.Lines("few", 1).run(system, tmp_path, 0.1)
     assert figures["rate"] > 1000
+
+
+@pytest.mark.parametrize("system", mail.SYSTEMS, ids=lambda system: system.name)
+def test_mails_are_counted_at_both_ends(tmp_path: Path, system: mail.MailSystem) -> None:
+    assert mail.MailOut("few").run(system, tmp_path, 0.1)["rate"] > 5
