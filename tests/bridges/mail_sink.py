@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -186,3 +188,23 @@ class Sink:
         found = (data.login.decode(), data.password.decode())
         self.logins.append(found)
         return AuthResult(success=found == self.login, handled=False)
+
+
+@contextmanager
+def sinking(port: int = 0) -> Iterator[Sink]:
+    """One in a thread, for tests that have no loop."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    sink = asyncio.run_coroutine_threadsafe(_started(port or free_port()), loop).result(10)
+    try:
+        yield sink
+    finally:
+        asyncio.run_coroutine_threadsafe(sink.stop(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+async def _started(port: int) -> Sink:
+    return await Sink(port=port).start()

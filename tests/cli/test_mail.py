@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import zmq
 
 from tests.bridges.mail_rig import RAW
-from tests.bridges.mail_sink import Sink
+from tests.bridges.mail_sink import sinking
 from tests.supervise.rig import Rig
 from tests.waiting import until
-
-
-@contextmanager
-def sinking() -> Iterator[Sink]:
-    """A mail server in a thread."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    sink = asyncio.run_coroutine_threadsafe(_start(), loop).result(10)
-    try:
-        yield sink
-    finally:
-        asyncio.run_coroutine_threadsafe(sink.stop(), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
-
-
-async def _start() -> Sink:
-    return await Sink().start()
 
 
 def begin(side: Rig, relay: int) -> None:

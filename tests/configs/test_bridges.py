@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import zmq
 
+from tests.bridges.mail_sink import sinking
 from tests.configs.test_configs import BRIDGED
 from tests.configs.test_listening import Moved
 from tests.supervise.rig import rig
@@ -94,7 +95,7 @@ def table(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
         yield Running(request.param, here, opened)
 
 
-TRIED = ("scale", "hl7", "plc", "displays", "service")
+TRIED = ("scale", "hl7", "plc", "displays", "service", "alarms")
 
 
 def only(name: str) -> pytest.MarkDecorator:
@@ -195,3 +196,23 @@ def test_lines_are_answered_in_their_order(table: Running) -> None:
     late = b"ERROR no answer in time\n"
     assert read(program, len(late)) == late
     assert table.bridge("dmz")["detail"]["timeouts"] == 1
+
+
+@only("alarms")
+def test_an_alarm_becomes_a_mail(table: Running) -> None:
+    table.up()
+    table.served("alarms", "plant")
+    application = table.zmq(zmq.REQ, "dmz 5555")
+    alarm = {"id": "pump-3/1207", "to": "ops@example.com", "host": "pump-3", "what": "smoke", "more": ["cabinet 4"]}
+    with sinking(table.port("link 587")) as server:
+        for to in ("ops@example.com", "ops@example.com", "spam@example.net"):
+            application.send_json(alarm | {"to": to} | ({} if to == alarm["to"] else {"id": "2"}))
+            told = application.recv_json()
+            assert told["state"] == ("queued" if to == alarm["to"] else "refused")
+        assert "allow_to" in told["error"]
+        until(lambda: table.bridge()["detail"]["sent"] == 1, WITHIN_S, table.bridge)
+        (mail,) = server.mails
+    assert (mail.sender, mail.to) == ("alarms@plant.example.com", ["ops@example.com"])
+    assert b"Subject: pump-3: smoke\r\n" in mail.content
+    assert b'pump-3 reports smoke.\r\n["cabinet 4"]\r\n' in mail.content
+    assert table.bridge()["detail"]["repeated"] == 1

@@ -32,6 +32,8 @@ BRIDGED = {
     "at plant",
     "service.yaml": "desk: requests of devices that dial tcp://192.0.2.10:7000 → DEALER to route stock, framing line, "
     "at dmz",
+    "alarms.yaml": "post: REP of route alarms → mail by tcp://10.0.0.25:587, to *@example.com, JSON by a template, at "
+    "plant.",
 }
 """Tables with a bridge, and what it is in words."""
 

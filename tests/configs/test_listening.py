@@ -37,6 +37,7 @@ NAMED = {
     "hl7": {"dmz": ["link 9440"], "plant": ["link 2575"]},
     "plc": {"dmz": ["link 9440", "dmz 5555"], "plant": []},
     "displays": {"dmz": ["link 9440", "dmz 5556"], "plant": ["link 4100"]},
+    "alarms": {"dmz": ["link 9440", "dmz 5555"], "plant": []},
     "service": {"dmz": ["link 9440", "link 7000"], "plant": []},
 }
 """Table → side, or whoever opens ports for it → what may listen there: whose port, and its number in the table."""
