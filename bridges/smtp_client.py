@@ -230,7 +230,7 @@ class SmtpClient:
             "reason": reason,
             "connections": self.dispatch.connections,
             "frames_in": 0,
-            "frames_out": did["sent"],
+            "frames_out": did["mails"],
             "bytes_in": 0,
             "bytes_out": did["bytes"],
             "refused": {},

@@ -76,7 +76,7 @@ class MailDesk:
                 count += 1
             else:
                 still.append({"number": number, "why": why})
-        self._dispatch.wake()
+        self._dispatch.hurry()
         return {"count": count, "refused": still}
 
     async def _drop(self, asked: Reply) -> Reply:

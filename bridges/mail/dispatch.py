@@ -20,12 +20,14 @@ from typing import Any, Final, Protocol, TypeVar
 from bridges.mail.addresses import parts
 from bridges.mail.limits import (
     SEND_DESTINATIONS,
+    SEND_IDLE_DIRECT_S,
     SEND_IDLE_S,
     SEND_PAUSE_S,
     SEND_READY,
     SEND_REST_MAX_S,
     SEND_REST_MIN_S,
     SEND_STOP_S,
+    SEND_WORKERS,
     TAKE_AGAIN_S,
 )
 from bridges.mail.outbox import Outbox
@@ -115,7 +117,7 @@ class Dispatch:
         self._woken = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
-        self._connecting = 0
+        self._connecting = self._workers = 0
 
     def destination_of(self, address: str) -> str:
         """Where the mail for this recipient goes."""
@@ -136,8 +138,12 @@ class Dispatch:
         self._woken.set()
 
     def resume(self) -> None:
-        """Whoever rests or is paused is tried now."""
+        """After `pause`; and whoever rests is tried now."""
         self.paused = False
+        self.hurry()
+
+    def hurry(self) -> None:
+        """Whoever rests, or is paused for what its server said, is tried now."""
         for destination in self._destinations.values():
             destination.free()
         self.wake()
@@ -200,13 +206,16 @@ class Dispatch:
         room = SEND_READY - len(self._taken)
         if room <= 0 or (self._plan.relay and held):
             return min(waits)
-        due = await self._outbox.due(time.time(), room + len(self._taken), sorted(held)[:500])
+        due = await self._outbox.due(time.time(), room + len(self._taken), sorted(held))
         if self.paused or self._closing:
             return 60.0
         fresh = [job for job in due.jobs if job.job not in self._taken][:room]
         for job in fresh:
             destination = self._destination(job.destination)
             if destination.held_s(now) > 0:
+                continue
+            if not destination.workers and self._workers >= SEND_WORKERS:
+                waits.append(1.0)
                 continue
             self._taken.add(job.job)
             destination.ready.append(job)
@@ -221,8 +230,9 @@ class Dispatch:
         found = self._destinations.get(name)
         if found is None:
             if len(self._destinations) >= SEND_DESTINATIONS:
-                idle = (one for one in self._destinations.values() if not one.workers and not one.reason)
-                for one in tuple(idle)[: SEND_DESTINATIONS // 10]:
+                idle = [one for one in self._destinations.values() if not one.workers]
+                idle.sort(key=lambda one: bool(one.reason))
+                for one in idle[: SEND_DESTINATIONS // 10]:
                     del self._destinations[one.name]
             found = self._destinations[name] = Destination(name, self._plan.rate)
         return found
@@ -232,8 +242,12 @@ class Dispatch:
         destination.woken.set()
         known = bool(destination.open) and destination.workers < self._plan.connections
         if len(destination.ready) > destination.waiting and (known or not destination.workers):
-            destination.workers += 1
-            self._spawn(self._work(destination))
+            self._hire(destination)
+
+    def _hire(self, destination: Destination) -> None:
+        destination.workers += 1
+        self._workers += 1
+        self._spawn(self._work(destination))
 
     def _give_back(self, destination: Destination) -> None:
         """Nothing of this goes now: the disk's list still has it."""
@@ -255,6 +269,7 @@ class Dispatch:
                         self.wake()
         finally:
             destination.workers -= 1
+            self._workers -= 1
             await self._hang_up(destination, line)
             self.wake()
 
@@ -272,7 +287,8 @@ class Dispatch:
             if destination.ready and not self.paused:
                 destination.rate.take(self._loop.time())
                 return destination.ready.popleft()
-            if not await self._sleep(destination, SEND_IDLE_S) and not destination.ready:
+            idle_s = SEND_IDLE_S if self._plan.relay else SEND_IDLE_DIRECT_S
+            if not await self._sleep(destination, idle_s) and not destination.ready:
                 return None
         return None
 
@@ -337,7 +353,9 @@ class Dispatch:
         state, states = await self._written(lambda: order(now=time.time()))
         for result in results.values():
             self.counts[result.state] += 1
-        self.counts["bytes"] += job.size if any(result.state == "sent" for result in results.values()) else 0
+        if any(result.state == "sent" for result in results.values()):
+            self.counts["mails"] += 1
+            self.counts["bytes"] += job.size
         if any(result.state == "unknown" for result in results.values()):
             self.counts["may_repeat"] += 1
         self._tell(job, results, state)
@@ -405,8 +423,7 @@ class Dispatch:
         destination.free()
         self.wake()
         while destination.workers < min(self._plan.connections, len(destination.ready) + 1):
-            destination.workers += 1
-            self._spawn(self._work(destination))
+            self._hire(destination)
 
     async def _hang_up(self, destination: Destination, line: Conversation | None) -> None:
         if line is None:

@@ -51,6 +51,10 @@ SEND_CHUNK_BYTES: Final = 256 * KIB
 """A mail goes to the socket in pieces of this size; and a mail that is larger is no piece of memory while it waits."""
 SEND_IDLE_S: Final = 30.0
 """A connection without a mail for so long is closed: servers end theirs after minutes."""
+SEND_IDLE_DIRECT_S: Final = 2.0
+"""... with direct: true, where many servers get one mail each."""
+SEND_WORKERS: Final = 256
+"""Connections of one bridge, to all destinations."""
 SEND_STALE_S: Final = 5.0
 """One that was idle for longer is asked (RSET) whether it is there before a mail is tried on it."""
 SEND_MAILS: Final = 100

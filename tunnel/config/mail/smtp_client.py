@@ -311,7 +311,7 @@ def _template_plan(said: TemplateModel) -> TemplatePlan:
 def _own_name() -> str:
     """This box's name, if it may stand in EHLO."""
     try:
-        return _hostname(socket.getfqdn())
+        return _hostname(socket.gethostname())  # and not getfqdn, which waits for a name server
     except ValueError:
         return "localhost"
 
