@@ -89,8 +89,8 @@ class MailDesk:
         return {}
 
     async def _resume(self, _asked: Reply) -> Reply:
+        self._dispatch.resume()  # also on a full disk: what is sent makes room
         await self._outbox.note("paused", None)
-        self._dispatch.resume()
         return {}
 
 

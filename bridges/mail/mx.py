@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
-import dns.asyncresolver
 import dns.exception
 import dns.resolver
+from dns.asyncresolver import Resolver
 from dns.rdtypes.ANY.MX import MX
 
 from bridges.mail.addresses import shown
@@ -19,7 +19,7 @@ async def servers_of(domain: str) -> list[str]:
     if domain.startswith("["):
         return [domain.strip("[]").removeprefix("IPv6:")]
     try:
-        answer = await dns.asyncresolver.Resolver().resolve(domain.rstrip(".") + ".", "MX", lifetime=SEND_LOOKUP_S)
+        answer = await Resolver().resolve(domain.rstrip(".") + ".", "MX", lifetime=SEND_LOOKUP_S)
     except dns.resolver.NXDOMAIN:
         raise NoMail(f"there is no domain {shown(domain)}") from None
     except dns.resolver.NoAnswer:
