@@ -241,6 +241,72 @@ def test_a_connection_that_died_while_it_was_idle_costs_no_attempt(tmp_path: Pat
     run(body)
 
 
+@pytest.mark.parametrize("utf8", [True, False])
+def test_an_address_beyond_ascii(tmp_path: Path, utf8: bool) -> None:
+    async def body(reactor: Reactor) -> None:
+        sink = await Sink(utf8=utf8).start()
+        async with sending(reactor, tmp_path, relay=sink.port) as rig:
+            rig.send(to=["jürgen@example.com"])
+            rig.send(to=["b@example.com"], utf8=True)
+            await rig.until(lambda: rig.detail("sent" if utf8 else "failed") == 2)
+            if utf8:
+                assert sorted(mail.to[0] for mail in sink.mails) == ["b@example.com", "jürgen@example.com"]
+                assert all("SMTPUTF8" in mail.options for mail in sink.mails)
+            else:
+                assert all("SMTPUTF8" in mail["why"] for mail in await rig.mails("dead"))
+                rig.send()
+                await rig.until(lambda: rig.detail("sent") == 1)
+        await sink.stop()
+
+    run(body)
+
+
+def test_a_server_of_before_ehlo(tmp_path: Path) -> None:
+    async def body(reactor: Reactor) -> None:
+        sink = await Sink().start()
+        sink.say("EHLO", "500 what?")
+        async with sending(reactor, tmp_path, relay=sink.port) as rig:
+            rig.send()
+            await rig.until(lambda: rig.detail("sent") == 1)
+            assert sink.mails[0].options == []
+        await sink.stop()
+
+    run(body)
+
+
+def test_garbage_in_place_of_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick(monkeypatch, SEND_REST_MIN_S=0.02, SEND_REST_MAX_S=0.05)
+    answers = [
+        b"\xff\xfe\r\n",
+        b"HTTP/1.1 400\r\n",
+        b"220-" + b"x" * 200_000,
+        b"220-a\r\n" * 9000,
+        b"\0" * 5000 + b"\n",
+    ]
+
+    async def body(reactor: Reactor) -> None:
+        said = 0
+
+        async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal said
+            writer.write(answers[said % len(answers)])
+            said += 1
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with sending(reactor, tmp_path, relay=port) as rig:
+            rig.send()
+            await rig.until(lambda: said >= 2 * len(answers))
+            assert rig.status()["state"] in ("retrying", "connecting")
+            (mail,) = await rig.mails()
+            assert mail["why"].isprintable()
+        server.close()
+
+    run(body)
+
+
 # --- configuration ---------------------------------------------------------------------------------------------------
 
 

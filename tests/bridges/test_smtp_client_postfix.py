@@ -10,6 +10,7 @@ import pytest
 
 from bridges.mail.fill import Filling
 from tests.bridges.mail_rig import RAW, sending
+from tests.bridges.mail_sink import Sink
 from tests.bridges.rig import run
 from tests.servers import Postfix
 from tunnel.config.mail.smtp_client_plan import TemplatePlan
@@ -107,3 +108,20 @@ def test_a_server_that_is_killed_and_comes_back(tmp_path: Path) -> None:
             return {found for mail in server.mails() for found in re.findall(rb"number \d+", mail)}
 
         run(body, within_s=100)
+
+
+def test_through_a_postfix_that_relays(tmp_path: Path) -> None:
+    raw = RAW + "Grüße\r\n".encode() + b".\r\n..\r\n" + b"z" * 900 + b"\r\n"
+
+    async def body(reactor: Reactor) -> None:
+        sink = await Sink().start()
+        with Postfix(tmp_path / "postfix", relay_to=sink.port) as server:
+            async with sending(reactor, tmp_path, relay=server.port) as rig:
+                rig.send(raw, to=["b@elsewhere.example", "c@elsewhere.example"])
+                await rig.until(lambda: len(sink.mails) == 1, 20)
+        (mail,) = sink.mails
+        assert sorted(mail.to) == ["b@elsewhere.example", "c@elsewhere.example"]
+        assert mail.content.endswith(raw)
+        await sink.stop()
+
+    run(body)
