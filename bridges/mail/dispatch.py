@@ -11,40 +11,29 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import suppress
-from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol
 
 from bridges.mail.addresses import parts
+from bridges.mail.destination import RELAY, Destination
 from bridges.mail.limits import (
     SEND_DESTINATIONS,
-    SEND_IDLE_DIRECT_S,
-    SEND_IDLE_S,
     SEND_PAUSE_S,
     SEND_READY,
-    SEND_REST_MAX_S,
-    SEND_REST_MIN_S,
     SEND_STOP_S,
     SEND_WORKERS,
     TAKE_AGAIN_S,
 )
 from bridges.mail.outbox import Outbox
-from bridges.mail.outbox_records import Job, Result
-from bridges.mail.retry import Rate, Rest
-from bridges.mail.sending import Conversation
-from bridges.mail.troubles import Misconfigured, NoMail, Stale, Unreachable
+from bridges.mail.outbox_records import Result
+from bridges.mail.worker import Worker
 from tunnel.config.mail.smtp_client_plan import SmtpClientPlan
-from tunnel.config.values import tcp
 from tunnel.errors import SpoolError
 from tunnel.log import Log
 
-T = TypeVar("T")
 Lookup = Callable[[str], Awaitable[list[str]]]
 """The mail servers of a domain, the first to be tried first. NoMail, Unreachable."""
-RELAY: Final = ""
-"""The destination of everything, where there is a relay."""
 
 
 class Listener(Protocol):
@@ -55,42 +44,6 @@ class Listener(Protocol):
 
     def held_up(self) -> None:
         """Nothing goes to some destination for now."""
-
-
-class Destination:
-    """One of them: what is ready to go there, and how its server was lately."""
-
-    def __init__(self, name: str, rate: tuple[int, float] | None) -> None:
-        self.name = name
-        self.ready: deque[Job] = deque()
-        self.workers = 0
-        self.waiting = 0
-        """Workers with nothing to do."""
-        self.lines: set[Conversation] = set()
-        self.rate = Rate(*rate) if rate is not None else Rate()
-        self.rest = Rest(SEND_REST_MIN_S, SEND_REST_MAX_S)
-        self.reason = ""
-        """Why it rests or is paused."""
-        self.paused_until = 0.0
-        """It refuses what we are."""
-        self.woken = asyncio.Event()
-
-    def __repr__(self) -> str:
-        return f"<Destination {self.name or 'relay'} ready={len(self.ready)} lines={len(self.lines)} {self.reason}>"
-
-    @property
-    def open(self) -> int:
-        """Connections."""
-        return sum(line.alive for line in self.lines)
-
-    def held_s(self, now: float) -> float:
-        """For how long nothing is to go there."""
-        return max(self.rest.until - now, self.paused_until - now, self.rate.wait_s(now), 0.0)
-
-    def free(self) -> None:
-        """It is there, or is to be tried at once."""
-        self.rest.until = self.paused_until = 0.0
-        self.reason = ""
 
 
 class Dispatch:
@@ -105,23 +58,23 @@ class Dispatch:
         """By a person."""
         self.trouble = ""
         """Of the disk."""
-        self._plan = plan
-        self._outbox = outbox
-        self._listener = listener
-        self._log = log
-        self._lookup = lookup
-        self._loop = asyncio.get_running_loop()
+        self.plan = plan
+        self.outbox = outbox
+        self.listener = listener
+        self.log = log
+        self.lookup = lookup
+        self.loop = asyncio.get_running_loop()
         self._destinations: dict[str, Destination] = {}
-        self._taken: set[int] = set()
+        self.taken: set[int] = set()
         """Jobs in memory."""
         self._woken = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closing = False
-        self._connecting = self._workers = 0
+        self.closing = False
+        self.connecting = self.workers = 0
 
     def destination_of(self, address: str) -> str:
         """Where the mail for this recipient goes."""
-        return RELAY if self._plan.relay else parts(address).domain
+        return RELAY if self.plan.relay else parts(address).domain
 
     def holds(self, name: str) -> bool:
         """Nothing goes to this destination for now, other than for its rate."""
@@ -152,15 +105,15 @@ class Dispatch:
         """Nothing more goes; what is being sent ends."""
         self.paused = True
         for destination in self._destinations.values():
-            self._give_back(destination)
-        self._listener.held_up()
+            self.give_back(destination)
+        self.listener.held_up()
 
     async def close(self) -> None:
         """What is being sent may end, for a while."""
-        self._closing = True
+        self.closing = True
         self.wake()
         for destination in self._destinations.values():
-            self._give_back(destination)
+            self.give_back(destination)
             destination.woken.set()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=SEND_STOP_S)
@@ -169,26 +122,26 @@ class Dispatch:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
+        task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._loop.call_exception_handler({"message": "a mail worker failed", "exception": error, "task": task})
+            self.loop.call_exception_handler({"message": "a mail worker failed", "exception": error, "task": task})
 
     # --- from the disk's list to destinations ------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        while not self._closing:
+        while not self.closing:
             self._woken.clear()
             try:
                 wait_s = await self._share_out()
                 self.trouble = ""
             except SpoolError as error:
                 self.trouble, wait_s = str(error), TAKE_AGAIN_S
-            if self._closing:
+            if self.closing:
                 return
             try:
                 async with asyncio.timeout(wait_s):
@@ -200,29 +153,29 @@ class Dispatch:
         """Give what is due to those who may have it; when to look again, in seconds."""
         if self.paused:
             return 60.0
-        now = self._loop.time()
+        now = self.loop.time()
         held = {one.name: wait_s for one in self._destinations.values() if (wait_s := one.held_s(now)) > 0}
         waits = [60.0, *held.values()]
-        room = SEND_READY - len(self._taken)
-        if room <= 0 or (self._plan.relay and held):
+        room = SEND_READY - len(self.taken)
+        if room <= 0 or (self.plan.relay and held):
             return min(waits)
-        due = await self._outbox.due(time.time(), room + len(self._taken), sorted(held))
-        if self.paused or self._closing:
+        due = await self.outbox.due(time.time(), room + len(self.taken), sorted(held))
+        if self.paused or self.closing:
             return 60.0
-        fresh = [job for job in due.jobs if job.job not in self._taken][:room]
+        fresh = [job for job in due.jobs if job.job not in self.taken][:room]
         for job in fresh:
             destination = self._destination(job.destination)
             if destination.held_s(now) > 0:
                 continue
-            if not destination.workers and self._workers >= SEND_WORKERS:
+            if not destination.workers and self.workers >= SEND_WORKERS:
                 waits.append(1.0)
                 continue
-            self._taken.add(job.job)
+            self.taken.add(job.job)
             destination.ready.append(job)
             self._staff(destination)
         if due.next is not None:
             waits.append(max(0.05, due.next - time.time()))
-        if len(due.jobs) == room + len(self._taken):
+        if len(due.jobs) == room + len(self.taken):
             waits.append(1.0)
         return min(waits)
 
@@ -234,230 +187,55 @@ class Dispatch:
                 idle.sort(key=lambda one: bool(one.reason))
                 for one in idle[: SEND_DESTINATIONS // 10]:
                     del self._destinations[one.name]
-            found = self._destinations[name] = Destination(name, self._plan.rate)
+            found = self._destinations[name] = Destination(name, self.plan.rate)
         return found
 
     def _staff(self, destination: Destination) -> None:
         """Somebody takes what is ready; while a server's first answer is not known, one alone tries."""
         destination.woken.set()
-        known = bool(destination.open) and destination.workers < self._plan.connections
+        known = bool(destination.open) and destination.workers < self.plan.connections
         if len(destination.ready) > destination.waiting and (known or not destination.workers):
-            self._hire(destination)
+            self.hire(destination)
 
-    def _hire(self, destination: Destination) -> None:
+    def hire(self, destination: Destination) -> None:
+        """One more worker."""
         destination.workers += 1
-        self._workers += 1
-        self._spawn(self._work(destination))
+        self.workers += 1
+        self._spawn(Worker(self, destination).run())
 
-    def _give_back(self, destination: Destination) -> None:
+    def give_back(self, destination: Destination) -> None:
         """Nothing of this goes now: the disk's list still has it."""
         for job in destination.ready:
-            self._taken.discard(job.job)
+            self.taken.discard(job.job)
         destination.ready.clear()
 
-    # --- a worker ----------------------------------------------------------------------------------------------------
+    # --- destinations that get nothing for now -----------------------------------------------------------------------
 
-    async def _work(self, destination: Destination) -> None:
-        line: Conversation | None = None
-        try:
-            while (job := await self._next(destination)) is not None:
-                try:
-                    line = await self._one(destination, job, line)
-                finally:
-                    self._taken.discard(job.job)
-                    if len(self._taken) < SEND_READY // 2:
-                        self.wake()
-        finally:
-            destination.workers -= 1
-            self._workers -= 1
-            await self._hang_up(destination, line)
-            self.wake()
-
-    async def _next(self, destination: Destination) -> Job | None:
-        """The next that may go; None: there is none, and this worker is not needed."""
-        while not self._closing:
-            wait_s = destination.held_s(self._loop.time())
-            if wait_s > 0:
-                self._give_back(destination)
-                if self.paused or destination.reason or wait_s >= SEND_IDLE_S:
-                    return None
-                await self._sleep(destination, wait_s)  # for its rate
-                self.wake()
-                continue
-            if destination.ready and not self.paused:
-                destination.rate.take(self._loop.time())
-                return destination.ready.popleft()
-            idle_s = SEND_IDLE_S if self._plan.relay else SEND_IDLE_DIRECT_S
-            if not await self._sleep(destination, idle_s) and not destination.ready:
-                return None
-        return None
-
-    async def _sleep(self, destination: Destination, wait_s: float) -> bool:
-        """Whether it was woken."""
-        destination.woken.clear()
-        destination.waiting += 1
-        try:
-            async with asyncio.timeout(wait_s):
-                await destination.woken.wait()
-        except TimeoutError:
-            return False
-        finally:
-            destination.waiting -= 1
-        return True
-
-    async def _one(self, destination: Destination, job: Job, line: Conversation | None) -> Conversation | None:
-        """One job on this connection, or on a new one; the connection, if it is still good for something."""
-        try:
-            loaded = await self._outbox.load(job)
-            if loaded is None:
-                return line
-            raw, to = loaded
-            while True:
-                if line is not None and line.worn:
-                    await self._hang_up(destination, line)
-                    line = None
-                if line is None:
-                    line = await self._connected(destination)
-                try:
-                    results = await line.send(job.sender, to, raw, lambda: self._outbox.sending(job.job), utf8=job.utf8)
-                    break
-                except Stale:
-                    await self._hang_up(destination, line)
-                    line = None
-            await self._settle(job, results)
-            if line.alive or any(result.state == "sent" for result in results.values()):
-                destination.rest.over()
-            else:
-                self._rest(destination, next(iter(results.values())).words)
-        except NoMail as error:
-            await self._settle(job, dict.fromkeys(to, Result("failed", str(error))))
-        except Unreachable as error:
-            self._rest(destination, str(error))
-            await self._settle(job, dict.fromkeys(to, Result("deferred", str(error))), unreached=True)
-        except Misconfigured as error:
-            await self._hang_up(destination, line)
-            line = None
-            self._refused(destination, str(error))
-            await self._written(lambda: self._outbox.release(job.job))
-        except SpoolError as error:
-            self.trouble = str(error)
-            await self._written(lambda: self._outbox.release(job.job))
-        return line
-
-    async def _settle(self, job: Job, results: dict[str, Result], *, unreached: bool = False) -> None:
-        """What an attempt came to."""
-        if any(result.state == "gone" for result in results.values()):
-            return
-        due = time.time() + self._plan.retry.after(job.attempts + 1, random.random())
-        order = partial(self._outbox.settle, job.job, results, due=due, unreached=unreached)
-        state, states = await self._written(lambda: order(now=time.time()))
-        for result in results.values():
-            self.counts[result.state] += 1
-        if any(result.state == "sent" for result in results.values()):
-            self.counts["mails"] += 1
-            self.counts["bytes"] += job.size
-        if any(result.state == "unknown" for result in results.values()):
-            self.counts["may_repeat"] += 1
-        self._tell(job, results, state)
-        self._listener.settled(job.mail, states)
-
-    async def _written(self, order: Callable[[], Awaitable[T]]) -> T:
-        """To disk, however long that takes: what was sent must not be sent again."""
-        while True:
-            try:
-                result = await order()
-            except SpoolError as error:
-                self.trouble = str(error)
-                self._log.warning("disk", reason=str(error))
-                await asyncio.sleep(TAKE_AGAIN_S)
-            else:
-                self.trouble = ""
-                return result
-
-    def _tell(self, job: Job, results: dict[str, Result], state: str) -> None:
-        by_state = Counter(result.state for result in results.values())
-        bad = next((result.words for result in results.values() if result.state != "sent"), None)
-        tell = self._log.info if bad is None else self._log.warning
-        tell("mail", id=job.id, number=job.mail, **dict(sorted(by_state.items())), said=bad, mail=state)
-
-    # --- connections -------------------------------------------------------------------------------------------------
-
-    async def _connected(self, destination: Destination) -> Conversation:
-        """The first of its servers that takes us. NoMail, Unreachable, Misconfigured."""
-        self._connecting += 1
-        try:
-            hosts = await self._hosts(destination)
-            troubles: list[Exception] = []
-            for host, port in hosts:
-                line = Conversation(self._plan, host, port)
-                try:
-                    await line.open()
-                except (Unreachable, Misconfigured) as error:
-                    troubles.append(error)
-                    continue
-                destination.lines.add(line)
-                await self._well(destination)
-                return line
-        finally:
-            self._connecting -= 1
-        words = "; ".join(map(str, troubles))
-        if self._plan.relay and all(isinstance(error, Misconfigured) for error in troubles):
-            raise Misconfigured(words)
-        raise Unreachable(words)
-
-    async def _hosts(self, destination: Destination) -> list[tuple[str, int]]:
-        if self._plan.relay:
-            return [(address.host, address.port) for address in map(tcp, self._plan.relay)]
-        if self._lookup is None:
-            from bridges.mail.mx import servers_of  # brings a resolver along, which a relay needs not
-
-            self._lookup = servers_of
-        return [(host, self._plan.direct_port) for host in await self._lookup(destination.name)]
-
-    async def _well(self, destination: Destination) -> None:
-        """Its server is there."""
-        if destination.reason:
-            self._log.info("reached", server=destination.name or "relay")
-            with suppress(SpoolError):  # then they wait for their time
-                await self._outbox.reached(destination.name, time.time())
-        destination.free()
-        self.wake()
-        while destination.workers < min(self._plan.connections, len(destination.ready) + 1):
-            self._hire(destination)
-
-    async def _hang_up(self, destination: Destination, line: Conversation | None) -> None:
-        if line is None:
-            return
-        destination.lines.discard(line)
-        if self._closing:
-            line.abort()
-        else:
-            await line.quit()
-
-    def _rest(self, destination: Destination, reason: str) -> None:
-        destination.rest.fail(self._loop.time(), random.random())
+    def rest(self, destination: Destination, reason: str) -> None:
+        """Its server cannot be reached."""
+        destination.rest.fail(self.loop.time(), random.random())
         self._hold(destination, "unreached", reason)
 
-    def _refused(self, destination: Destination, reason: str) -> None:
+    def refused(self, destination: Destination, reason: str) -> None:
         """The server refuses what we are: somebody has to look. It is tried again all the same, slowly."""
-        if not self._plan.relay:
-            self._rest(destination, reason)
+        if not self.plan.relay:
+            self.rest(destination, reason)
             return
-        destination.paused_until = self._loop.time() + SEND_PAUSE_S
+        destination.paused_until = self.loop.time() + SEND_PAUSE_S
         self._hold(destination, "paused", reason)
 
     def _hold(self, destination: Destination, event: str, reason: str) -> None:
         destination.reason = reason
-        self._give_back(destination)
-        self._log.warning(event, server=destination.name or "relay", reason=reason)
-        self._listener.held_up()
+        self.give_back(destination)
+        self.log.warning(event, server=destination.name or "relay", reason=reason)
+        self.listener.held_up()
         self.wake()
 
     # --- what it says of itself --------------------------------------------------------------------------------------
 
     def state(self) -> tuple[str, str]:
         """A word, and why."""
-        now = self._loop.time()
+        now = self.loop.time()
         if self.paused:
             return "paused", "paused by `ztunnel mail pause`; `ztunnel mail resume` lets it go on"
         if self.trouble:
@@ -470,7 +248,7 @@ class Dispatch:
         relay = self._destinations.get(RELAY)
         if relay is not None and relay.reason:
             return "retrying", relay.reason
-        return ("connecting", "") if self._connecting else ("idle", "")
+        return ("connecting", "") if self.connecting else ("idle", "")
 
     @property
     def connections(self) -> int:

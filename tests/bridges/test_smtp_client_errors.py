@@ -39,8 +39,8 @@ def quick(monkeypatch: pytest.MonkeyPatch, **values: float) -> None:
     """Limits that make a test short, where they are used."""
     for name, value in values.items():
         assert hasattr(limits, name)
-        for module in ("bridges.mail.dispatch", "bridges.mail.sending", "bridges.mail.intake", "bridges.mail.limits"):
-            monkeypatch.setattr(f"{module}.{name}", value, raising=False)
+        for module in ("dispatch", "destination", "worker", "sending", "intake", "limits"):
+            monkeypatch.setattr(f"bridges.mail.{module}.{name}", value, raising=False)
 
 
 # --- what servers say ------------------------------------------------------------------------------------------------
@@ -457,6 +457,22 @@ def test_a_relay_that_is_away_is_tried_again_and_then_everything_goes_at_once(
             await sink.start()
             await rig.until(lambda: rig.detail("sent") == 20)
             assert rig.status()["state"] == "up"
+        await sink.stop()
+
+    run(body)
+
+
+def test_what_waits_for_its_time_goes_when_the_relay_is_there_after_a_restart(tmp_path: Path) -> None:
+    async def body(reactor: Reactor) -> None:
+        sink = Sink()
+        async with sending(reactor, tmp_path, relay=sink.port, retry=LATE) as rig:
+            rig.send(id="one")
+            await rig.until(lambda: rig.detail("deferred") == 1)
+        await sink.start()
+        async with sending(reactor, tmp_path, relay=sink.port, retry=LATE) as rig:
+            assert (rig.detail("queue"), rig.detail("sent")) == (1, 0)
+            rig.send(id="two")
+            await rig.until(lambda: rig.detail("sent") == 2)
         await sink.stop()
 
     run(body)
