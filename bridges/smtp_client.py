@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from bridges.mail import limits
+from bridges.mail import limits, outbox_tidy
 from bridges.mail.desk import MailDesk
 from bridges.mail.dispatch import Dispatch, Lookup
 from bridges.mail.intake import Intake, Verdict
@@ -189,13 +189,14 @@ class SmtpClient:
     async def _tidy_once(self, now: float) -> None:
         plan = self.plan
         if plan.expire_s is not None:
-            while jobs := await self.outbox.expired(now - plan.expire_s):
-                ended = await self.outbox.give_up(jobs, "not sent in time", now)
+            while jobs := await outbox_tidy.expired(self.outbox, now - plan.expire_s):
+                ended = await outbox_tidy.give_up(self.outbox, jobs, "not sent in time", now)
                 self.dispatch.counts["failed"] += ended
                 self.log.warning("expired", recipients=ended)
                 if not ended:
                     break
-        dropped, early = await self.outbox.tidy(
+        dropped, early = await outbox_tidy.tidy(
+            self.outbox,
             None if plan.remember_s is None else now - plan.remember_s,
             None if plan.state.expire_s is None else now - plan.state.expire_s,
             plan.state.max_bytes // 2,

@@ -20,6 +20,7 @@ SCHEMA: Final = (
        ON DELETE CASCADE, destination TEXT NOT NULL, state INTEGER NOT NULL, since REAL NOT NULL, due REAL NOT NULL,
        attempts INTEGER NOT NULL DEFAULT 0, unreached INTEGER NOT NULL DEFAULT 0)""",
     "CREATE INDEX jobs_due ON jobs (state, due)",
+    "CREATE INDEX jobs_since ON jobs (state, since)",
     "CREATE INDEX jobs_mail ON jobs (mail)",
     """CREATE TABLE recipients (mail INTEGER NOT NULL REFERENCES mails ON DELETE CASCADE, address TEXT NOT NULL,
        job INTEGER NOT NULL, state TEXT NOT NULL, words TEXT NOT NULL DEFAULT '', at REAL,

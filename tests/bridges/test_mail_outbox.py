@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bridges.mail import outbox_desk
+from bridges.mail import outbox_desk, outbox_tidy
 from bridges.mail.outbox import Outbox
 from bridges.mail.outbox_records import Mail, Result
 from tunnel.errors import SpoolError, UsageError
@@ -102,15 +102,15 @@ def test_giving_up_and_forgetting(tmp_path: Path) -> None:
     async def body(box: Outbox) -> None:
         for number in range(4):
             await box.put(mail(str(number), raw=b"x" * 100), NOW)
-        jobs = await box.expired(NOW + 1)
+        jobs = await outbox_tidy.expired(box, NOW + 1)
         assert len(jobs) == 4
         assert await box.sending(jobs[0])  # it is being sent
-        assert await box.give_up(jobs, "too late", NOW) == 3
+        assert await outbox_tidy.give_up(box, jobs, "too late", NOW) == 3
         assert (box.jobs, box.dead) == (1, 3)
         assert (await box.states(2))["a@b"] == Result("failed", "too late")
-        assert await box.tidy(None, None, 200) == (1, 0)
+        assert await outbox_tidy.tidy(box, None, None, 200) == (1, 0)
         assert (box.dead, box.bytes) == (2, 300)
-        assert await box.tidy(NOW + 1, NOW + 1, 1 << 30) == (2, 0)
+        assert await outbox_tidy.tidy(box, NOW + 1, NOW + 1, 1 << 30) == (2, 0)
         assert (box.dead, box.bytes, box.jobs) == (0, 100, 1)
 
     on(tmp_path, body)
