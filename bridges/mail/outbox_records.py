@@ -8,8 +8,7 @@ from typing import Final, NamedTuple
 
 MARK: Final = b"ZTSC"
 WAITING, SENDING, OVER = 0, 1, 2
-OPEN_STATES: Final = ("queued", "deferred", "unknown")
-"""Of recipients to whom the mail still goes."""
+"""States of jobs."""
 SCHEMA: Final = (
     """CREATE TABLE mails (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, named INTEGER NOT NULL,
        digest BLOB NOT NULL, born REAL NOT NULL, ended REAL, sender TEXT NOT NULL, size INTEGER NOT NULL,

@@ -101,6 +101,46 @@ def test_killed_between_the_answer_and_the_delete(tmp_path: Path) -> None:
     run(body, within_s=110 if not FULL else 600)
 
 
+def test_an_orderly_stop_lets_a_mail_end_and_tells_of_one_that_does_not(tmp_path: Path) -> None:
+    endpoint = f"ipc://@zt-{uuid.uuid4().hex}"
+
+    async def body(reactor: Reactor) -> None:
+        sink = await Sink().start()
+        held = asyncio.Event()
+        app = reactor.context.socket(zmq.DEALER)
+        app.linger = 0
+        app.bind(endpoint)
+        table = {
+            "kind": "smtp-client",
+            "zmq": f"REP connect {endpoint}",
+            "relay": f"tcp://127.0.0.1:{sink.port}",
+            "allow_to": "any",
+            "trace": True,
+        }
+        sink.do_at_dot(held.wait, held.wait)
+        with process(tmp_path, table) as bridge:
+            for ends in (True, False):
+                held.clear()
+                before = len(sink.at_dot)
+                app.send_multipart([b"", b'{"from": "a@example.com", "to": "b@example.com"}', RAW])
+                await until(lambda n=before: len(sink.at_dot) < n, 10)
+                stopped = asyncio.ensure_future(asyncio.to_thread(bridge.stop))
+                if ends:
+                    held.set()
+                assert await stopped == 0
+                bridge.start()
+                await until(lambda: bridge.status()["detail"], 10)
+                assert bridge.status()["detail"]["may_repeat"] == int(not ends)
+                held.set()
+            await until(lambda: bridge.status()["detail"]["queue"] == 0, 20, bridge.status)
+        assert len(sink.mails) == 2  # the second was counted, for nobody could know that it was not taken
+        assert {mail.content for mail in sink.mails} == {b"X-Ztunnel-Hop: t\r\n" + RAW}
+        app.close()
+        await sink.stop()
+
+    run(body, within_s=100)
+
+
 def replies(app: Any) -> set[str]:
     found = set()
     while app.poll(0):
