@@ -25,6 +25,9 @@ from bridges.mail.troubles import Misconfigured, Stale, Unreachable
 from bridges.tls import client_context
 from tunnel.config.mail.smtp_client_plan import SmtpClientPlan, TlsMode
 from tunnel.config.plan import TlsPlan
+from tunnel.config.values import tcp
+from tunnel.errors import LocalError
+from tunnel.resolve import resolve
 
 _DOTS: Final = re.compile(rb"(?<=\n)\.")
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
@@ -278,16 +281,18 @@ class _Refused(Exception):
 
 async def connected(host: str, port: int) -> sockets.socket:
     """A socket that is connected to the first address of this host that answers. OSError: none does."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host.strip("[]"), port, type=sockets.SOCK_STREAM)
-    trouble: OSError = OSError(f"{host} has no address")
-    for family, kind, protocol, _, address in found:
-        sock = sockets.socket(family, kind, protocol)
+    try:
+        endpoints = await resolve(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
+    except LocalError as error:
+        raise OSError(str(error)) from None
+    trouble = OSError(f"{host} has no address")
+    for address in map(tcp, endpoints):
+        sock = sockets.socket(sockets.AF_INET6 if ":" in address.host else sockets.AF_INET, sockets.SOCK_STREAM)
         try:
             sock.setblocking(False)
             sock.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
             async with asyncio.timeout(SEND_CONNECT_S / 3):
-                await loop.sock_connect(sock, address)
+                await asyncio.get_running_loop().sock_connect(sock, (address.host, address.port))
         except OSError as error:
             sock.close()
             trouble = error

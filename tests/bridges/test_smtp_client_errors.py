@@ -478,6 +478,21 @@ def test_what_waits_for_its_time_goes_when_the_relay_is_there_after_a_restart(tm
     run(body)
 
 
+@pytest.mark.parametrize(("host", "words"), [("localhost", ""), ("nowhere.invalid", "resolve")])
+def test_a_relay_by_name(tmp_path: Path, host: str, words: str) -> None:
+    async def body(reactor: Reactor) -> None:
+        sink = await Sink().start()
+        async with sending(reactor, tmp_path, relays=(f"tcp://{host}:{sink.port}",)) as rig:
+            rig.send()
+            if words:
+                await rig.until(lambda: words in rig.status()["reason"], 20)
+            else:
+                await rig.until(lambda: rig.detail("sent") == 1)
+        await sink.stop()
+
+    run(body)
+
+
 def test_relays_are_tried_in_turn(tmp_path: Path) -> None:
     async def body(reactor: Reactor) -> None:
         sink = await Sink().start()
