@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bridges, mail_in, report, scenarios, spool, streams, systems
+from benchmarks import bridges, mail_in, mail_out, report, scenarios, spool, streams, systems
 from benchmarks.natives import BuildError
 from benchmarks.process import MeasureError
 from benchmarks.scenarios import Figures
@@ -37,12 +37,14 @@ def suites() -> list[Suite]:
     titles = {system.name: system.title for system in streams.SYSTEMS}
     bridged = {system.name: system.title for system in bridges.SYSTEMS}
     mailed = {system.name: system.title for system in mail_in.SYSTEMS}
+    sent = {system.name: system.title for system in mail_out.SYSTEMS}
     return [
         Suite("messages", scenarios.ALL, systems.ALL, report.COMPARED, report.TARGETS),
         Suite("streams", streams.SCENARIOS, streams.SYSTEMS, titles, streams.TARGETS, streams.missing()),
         Suite("spool", spool.SCENARIOS, spool.SYSTEMS, {one.name: one.title for one in spool.SYSTEMS}, spool.TARGETS),
         Suite("bridges", bridges.SCENARIOS, bridges.SYSTEMS, bridged, bridges.TARGETS),
         Suite("mail in", mail_in.SCENARIOS, mail_in.SYSTEMS, mailed, mail_in.TARGETS),
+        Suite("mail out", mail_out.SCENARIOS, mail_out.SYSTEMS, sent, mail_out.TARGETS),
     ]
 
 

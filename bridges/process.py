@@ -37,6 +37,7 @@ KINDS: Final[dict[BridgeKind, tuple[str, str]]] = {
     "tcp-server": ("bridges.tcp_server", "TcpServer"),
     "tcp-client": ("bridges.tcp_client", "TcpClient"),
     "smtp-server": ("bridges.smtp_server", "SmtpServer"),
+    "smtp-client": ("bridges.smtp_client", "SmtpClient"),
 }
 """kind → the module, imported only where it is needed, and the class, made from (BridgePlan, Reactor, Log).
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -263,6 +264,107 @@ class Squid(Server):
         super().__exit__(*told)
         if os.geteuid() == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Postfix(Server):
+    """A Postfix of its own: its configuration, queue and data lie in a folder of its own below /tmp, for its processes
+    drop root's rights. It takes mail for example.com and delivers it to `mails()`; or hands everything on to
+    `relay_to`, an SMTP port of this machine. `options`: lines of main.cf, after ours (the last one said counts).
+    """
+
+    MASTER = """\
+127.0.0.1:{port} inet n - n - - smtpd
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+verify unix - - n - 1 verify
+flush unix n - n 1000? 0 flush
+proxymap unix - - n - - proxymap
+proxywrite unix - - n - 1 proxymap
+smtp unix - - n - - smtp
+relay unix - - n - - smtp
+showq unix n - n - - showq
+error unix - - n - - error
+retry unix - - n - - error
+discard unix - - n - - discard
+virtual unix - n n - - virtual
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+postlog unix-dgram n - n - 1 postlogd
+"""
+
+    def __init__(self, folder: Path, *, relay_to: int | None = None, options: Mapping[str, str] | None = None) -> None:
+        super().__init__(folder)
+        self.program = program("postfix")
+        if os.geteuid() != 0:
+            pytest.skip("Postfix starts as root only")
+        self.home = Path(tempfile.mkdtemp(prefix="zt-postfix", dir="/tmp"))
+        self.home.chmod(0o755)
+        self.relay_to = relay_to
+        self.options = dict(options or {})
+        owner = pwd.getpwnam("postfix")
+        for name in ("data", "boxes"):
+            (self.home / name).mkdir()
+            os.chown(self.home / name, owner.pw_uid, owner.pw_gid)
+        (self.home / "queue").mkdir()
+        self._owner = owner
+
+    def command(self) -> list[str]:
+        deliver = {
+            "virtual_mailbox_domains": "example.com",
+            "virtual_mailbox_base": str(self.home / "boxes"),
+            "virtual_mailbox_maps": "static:all/",
+            "virtual_uid_maps": f"static:{self._owner.pw_uid}",
+            "virtual_gid_maps": f"static:{self._owner.pw_gid}",
+            "virtual_minimum_uid": "1",
+            "virtual_mailbox_limit": "0",
+        }
+        lines = {
+            "compatibility_level": "3.6",
+            "queue_directory": str(self.home / "queue"),
+            "data_directory": str(self.home / "data"),
+            "maillog_file": "/dev/stdout",
+            "inet_interfaces": "127.0.0.1",
+            "inet_protocols": "ipv4",
+            "myhostname": "postfix.example",
+            "mydestination": "",
+            "mynetworks": "127.0.0.0/8",
+            "alias_maps": "",
+            "local_recipient_maps": "",
+            "smtpd_relay_restrictions": "permit_mynetworks, reject",
+            "message_size_limit": str(64 << 20),
+            "minimal_backoff_time": "1s",
+            "maximal_backoff_time": "2s",
+            "queue_run_delay": "1s",
+            "smtpd_peername_lookup": "no",
+            "local_header_rewrite_clients": "",
+            "smtp_host_lookup": "native",
+            **(deliver if self.relay_to is None else {"default_transport": f"smtp:[127.0.0.1]:{self.relay_to}"}),
+            **self.options,
+        }
+        (self.home / "main.cf").write_text("".join(f"{key} = {value}\n" for key, value in lines.items()))
+        (self.home / "master.cf").write_text(self.MASTER.format(port=self.port))
+        return [self.program, "-c", str(self.home), "start-fg"]
+
+    def mails(self) -> list[bytes]:
+        """What was delivered: a few headers of Postfix's own, then the mail with LF at the ends of lines."""
+        return [file.read_bytes() for file in sorted((self.home / "boxes" / "all" / "new").glob("*"))]
+
+    def stop(self) -> None:
+        """Its daemons too: each is a process group of its own."""
+        daemons = [] if self.process is None else descendants(self.process.pid)
+        super().stop()
+        for pid in daemons:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def __exit__(self, *told: object) -> None:
+        super().__exit__(*told)
+        shutil.rmtree(self.home, ignore_errors=True)
 
 
 def new_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import bridges, natives, scenarios, streams, systems
+from benchmarks import bridges, mail_in, mail_out, natives, scenarios, streams, systems
 from benchmarks.process import MeasureError, Process
 from benchmarks.report import TARGETS, Target, medians_of, tables
 
@@ -86,8 +86,9 @@ def test_the_report_shows_figures_ratios_and_verdicts() -> None:
 
 
 def test_every_target_belongs_to_a_scenario() -> None:
-    names = {scenario.name for scenario in (*scenarios.ALL, *streams.SCENARIOS, *bridges.SCENARIOS)}
-    targets = (*TARGETS, *streams.TARGETS, *bridges.TARGETS)
+    measured = (scenarios.ALL, streams.SCENARIOS, bridges.SCENARIOS, mail_in.SCENARIOS, mail_out.SCENARIOS)
+    names = {scenario.name for suite in measured for scenario in suite}
+    targets = (*TARGETS, *streams.TARGETS, *bridges.TARGETS, *mail_out.TARGETS, *mail_in.TARGETS)
     assert len(targets) > 20
     assert [target.says for target in targets if target.scenario not in names] == []
 
@@ -123,3 +124,13 @@ def test_a_service_that_echoes(tmp_path: Path) -> None:
 def test_lines_of_devices_are_counted_at_both_ends(tmp_path: Path, system: bridges.BridgeSystem) -> None:
     figures = bridges.Lines("few", 1).run(system, tmp_path, 0.1)
     assert figures["rate"] > 1000
+
+
+@pytest.mark.parametrize("system", mail_out.SYSTEMS, ids=lambda system: system.name)
+def test_mails_are_counted_at_both_ends(tmp_path: Path, system: mail_out.MailSystem) -> None:
+    assert mail_out.MailOut("few").run(system, tmp_path, 0.1)["rate"] > 5
+
+
+@pytest.mark.parametrize("system", mail_in.SYSTEMS, ids=lambda system: system.name)
+def test_mails_that_come_in_are_counted_at_both_ends(tmp_path: Path, system: mail_in.MailServer) -> None:
+    assert mail_in.MailIn("few", 3, 1000, None).run(system, tmp_path, 0.1)["rate"] > 5

@@ -54,6 +54,8 @@ class Database:
         self.set_aside = ""
         self.trouble = ""
         """What was the matter with the disk at the last attempt, in words; "": nothing."""
+        self._free_bytes = 0
+        """Of pages in the file that nothing lies in: it never shrinks."""
         self._identity = int.from_bytes(mark), version, tuple(schema)
         self._loop = asyncio.get_running_loop()
         self._orders: queue.SimpleQueue[tuple[Work, asyncio.Future[Any], bool] | None] = queue.SimpleQueue()
@@ -91,12 +93,13 @@ class Database:
         return self._order(work, writes=False)
 
     def has_space(self, wanted: int) -> bool:
-        """Has the file system room for so many bytes, twice (WAL and file), and some left over?"""
+        """Have the file and its file system room for so many bytes, twice (WAL and file), and some left over?"""
         try:
             disk = os.statvfs(self.path.parent)
         except OSError:
             return False
-        return disk.f_bavail * disk.f_frsize - min(SPOOL_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 8) > 2 * wanted
+        reserve = min(SPOOL_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 8)
+        return disk.f_bavail * disk.f_frsize + self._free_bytes - reserve > 2 * wanted
 
     async def close(self) -> None:
         """Do what was asked, close the file. Safe to call twice."""
@@ -146,6 +149,8 @@ class Database:
                     results.append(work(db))
                 if writes:
                     db.execute("COMMIT")
+                    (free,) = db.execute("PRAGMA freelist_count").fetchone()
+                    self._free_bytes = free * SPOOL_PAGE_BYTES
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
                     if writes:

@@ -72,5 +72,74 @@ PARSE_HEADER_BYTES: Final = 32 * KIB
 """`parse: true`: a longer mail is not taken apart; parts, nesting, text and headers that are told of at most."""
 
 # --- smtp-client -----------------------------------------------------------------------------------------------------
+SEND_RECIPIENTS_MOST: Final = 10_000
+"""... and the most that a table may say."""
+SEND_CONNECTIONS: Final = 4
+SEND_CONNECTIONS_MOST: Final = 64
+"""Connections to one destination: unless the table says otherwise, and at most."""
+SEND_DESTINATIONS: Final = 1000
+"""Destinations remembered with their troubles (direct: true); of those without, the oldest are forgotten."""
+SEND_LOOKUP_S: Final = 20.0
+"""Looking up a domain's mail servers."""
+SEND_HOSTS: Final = 5
+"""Of a domain's servers so many are tried."""
+SEND_STEP_S: Final = 300.0
+"""A step of a conversation: what RFC 5321 gives MAIL and RCPT (4.5.3.2)."""
+SEND_CONNECT_S: Final = 30.0
+"""A server may take so long to answer a connect, and its greeting as long as a step."""
+SEND_DOT_S: Final = 600.0
+"""After the final dot a server may look at a mail for so long (RFC 5321, 4.5.3.2.6), as twice a step at most."""
+SEND_CHUNK_BYTES: Final = 256 * KIB
+"""A mail goes to the socket in pieces of this size; and a mail that is larger is no piece of memory while it waits."""
+SEND_IDLE_S: Final = 30.0
+"""A connection without a mail for so long is closed: servers end theirs after minutes."""
+SEND_IDLE_DIRECT_S: Final = 2.0
+"""... with direct: true, where many servers get one mail each."""
+SEND_WORKERS: Final = 256
+"""Connections of one bridge, to all destinations."""
+SEND_STALE_S: Final = 5.0
+"""One that was idle for longer is asked (RSET) whether it is there before a mail is tried on it."""
+SEND_MAILS: Final = 100
+"""Mails on one connection: a server that is one of several behind a name gets its share, no more."""
+SEND_REST_MIN_S: Final = 1.0
+SEND_REST_MAX_S: Final = 300.0
+"""A server that cannot be reached is tried again after pauses between these two, doubled, with jitter."""
+SEND_PAUSE_S: Final = 300.0
+"""A server that refuses what we are (login, banner, TLS) is tried again so often, or at `mail resume`."""
+SEND_READY: Final = 256
+"""Mails taken from the disk's list at a time, without their bodies."""
+SEND_EXPIRE_S: Final = 2 * 86400.0
+"""A mail is tried for so long."""
+SEND_REMEMBER_S: Final = 7 * 86400.0
+"""Ids of mails are remembered for so long."""
+SEND_REMEMBERED: Final = 1_000_000
+"""... and so many at most: then the oldest are forgotten, counted."""
+SEND_RATE_MOST: Final = 100_000
+"""Mails of a `rate`: each is a number in memory."""
+SEND_TIDY_S: Final = 30.0
+"""How often what is too old is looked for."""
+SEND_TIDY_ROWS: Final = 2000
+"""... and so many of it ended in one transaction."""
+SEND_RESULT_S: Final = 60.0
+"""`reply: result` waits so long for a first attempt; then it tells how things are."""
+SEND_STOP_S: Final = 4.0
+"""An orderly stop lets a mail that is being sent go for so long."""
+SEND_WORDS: Final = 500
+"""Characters of a server's words that are kept."""
+TAKE_BYTES: Final = 16 * MIB
+TAKE_CREDIT: Final = 32
+"""Messages that a half gives out before the first of them is on disk; their bytes are below its route's window."""
+TAKE_MAILS: Final = 512
+"""Messages from 0MQ on their way to the disk: with so many, no more are read."""
+TAKE_AGAIN_S: Final = 1.0
+"""A disk that failed is tried again so often."""
+ID_CHARACTERS: Final = 200
+"""A caller's id."""
+SUBJECT_CHARACTERS: Final = 900
+"""A subject that a template made: a header line has 998."""
+ATTACHMENTS: Final = 100
+"""Frames after the JSON."""
+LIST_ROWS: Final = 1000
+"""`mail ls`, at a time."""
 
 # --- imap ------------------------------------------------------------------------------------------------------------

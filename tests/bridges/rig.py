@@ -173,7 +173,8 @@ class BridgeProcess:
         self._limit = limit
         for side in ("dmz", "plant"):
             write_pair(folder / "keys", side)
-        told = {"side": "plant", "kind": "tcp-server", "listen": f"tcp://127.0.0.1:{self.port}", **bridge}
+        server = {"kind": "tcp-server", "listen": f"tcp://127.0.0.1:{self.port}"}
+        told = {"side": "plant", **(server if "kind" not in bridge else {}), **bridge}
         at = f"tcp://127.0.0.1:{free_port()}"
         table = {
             "version": 1,
@@ -193,7 +194,10 @@ class BridgeProcess:
                 command, cwd=ROOT, env=self._environment | self.environment, stdout=log, stderr=log
             )
         if waits:
-            until_now(lambda: (self.try_status() or {}).get("state") == "listening", 20, self.log.read_text)
+            until_now(lambda: self._begun(self.try_status()), 20, self.log.read_text)
+
+    def _begun(self, status: dict[str, Any] | None) -> bool:
+        return status is not None and (status["kind"] != "tcp-server" or status["state"] == "listening")
 
     def try_status(self) -> dict[str, Any] | None:
         """None while it does not answer; fails when the process has ended."""

@@ -683,9 +683,6 @@ def bridge(name: str, lines: str, *words: str) -> None:
 
 LATER = "not in this version yet"
 bridge(
-    "an smtp-client", "side: dmz|kind: ▶smtp-client|zmq: PULL connect route:weights", f"smtp-client bridges are {LATER}"
-)
-bridge(
     "a kind that is none", "side: plant|kind: ▶tcp-sever|zmq: PUSH connect route:weights", "Did you mean 'tcp-server'?"
 )
 bridge(
@@ -1081,6 +1078,88 @@ whole(
     + "  extra:\n    pattern: stream\n    from: dmz bind tcp://127.0.0.1:7000\n    to: plant\n    connections: 20000\n",
     "dmz and plant may hold 1378MiB together (each the larger of its window and max_message, or 64KiB a connection)",
 )
+
+# --- smtp-client -----------------------------------------------------------------------------------------------------
+
+
+def sender(name: str, lines: str, *words: str, zmq: str = "PULL connect route:weights", side: str = "dmz") -> None:
+    """An smtp-client that is right but for these lines."""
+    right = {"relay": "tcp://mail.example.com:587", "allow_to": "any"}
+    said = "".join(
+        f"{key}: {value}|" for key, value in right.items() if f"{key}:" not in lines and "direct: true" not in lines
+    )
+    if "direct: true" in lines and "allow_to" not in lines:
+        said = "allow_to: any|"
+    bridge(name, f"side: {side}|kind: smtp-client|zmq: {zmq}|{said}{lines}", *words)
+
+
+sender(
+    "an smtp-client that pushes", "hwm: 5", "an smtp-client has no DEALER; its sockets", zmq="▶DEALER connect tcp://h:1"
+)
+bridge(
+    "an smtp-client for nobody",
+    "@side: dmz|kind: smtp-client|zmq: PULL connect route:weights|relay: tcp://h:25",
+    "'allow_to:' is missing here",
+)
+bridge(
+    "an smtp-client without relay",
+    "@side: dmz|kind: smtp-client|zmq: PULL connect route:weights|allow_to: any",
+    "'relay:' is missing here",
+)
+sender("a relay and direct", "relay: tcp://h:25|allow_to: any|▶direct: true", "take out relay:")
+sender("a relay that is no address", "relay: ▶mail.example.com", "is no endpoint; write for example tcp://")
+sender("a relay without port", "relay: ▶tcp://mail.example.com", "has no port")
+sender("a relay at a unix socket", "relay: ▶ipc://a", "a mail server is dialled at tcp://HOST:PORT")
+sender("a recipient that is no pattern", "allow_to: ▶example.com", "is no pattern for addresses")
+sender("nobody in allow_to", "allow_to: ▶[]", "this list is empty, so no mail could go anywhere")
+sender("any and another", "allow_to: ▶[any, '*@example.com']", "'any' is anybody; take out the other patterns")
+sender("a sender that is no address", "from: ▶me", "an address has no @")
+sender(
+    "a sender with a line break", 'from: ▶"a@example.com\\r\\nRCPT TO:<b@example.com>"', "has a control character in it"
+)
+sender("a host name with a space", "hostname: ▶a b", "is no host name")
+sender("no recipients", "max_recipients: ▶0", "this number is at least 1; 0 is not")
+sender("a schedule of nothing", "retry: ▶''", "write a number and its unit")
+sender("a schedule without units", "retry: ▶1m,5*2", "has no unit")
+sender("a schedule of words", "retry: ▶5m*often", "after the '*' comes how many times")
+sender("a schedule too quick", "retry: ▶10ms", "from 1s to 1d")
+sender("a rate of nothing", "rate: ▶fast", "is no rate; write for example 100/1m")
+sender("a rate without unit", "rate: ▶100/60", "is no rate")
+sender("a rate too large", "rate: ▶999999/1m", "at most 100000 mails")
+sender("too many connections to a server", "connections: ▶65", "at most 64")
+sender("a mail too large", "max_message: ▶65MiB", "a mail has at most 64MiB here")
+sender("an unknown way with newlines", "bare_newlines: ▶keep", "there are refuse and normalise")
+sender("reply of a PULL", "▶reply: result", "reply: is for a REP; a PULL answers nobody")
+sender("subscribe of a PULL at a mail bridge", "▶subscribe: a", "subscribe: is for a SUB")
+sender("a login in the clear", "login: {user: a, password: {env: A}}|tls: {mode: ▶none}", "say starttls or implicit")
+sender(
+    "a login if it happens", "login: {user: a, password: {env: A}}|tls: {mode: ▶offered}", "say starttls or implicit"
+)
+sender("a password in a login", "login: {user: a, password: ▶hunter2}", "a secret is never written into a table")
+sender("a login without user", "▶login: {password: {env: A}}", "'user:' is missing here")
+sender("a login to strangers", "direct: true|▶login: {user: a, password: {env: A}}", "login: is for a relay")
+sender("a TLS mode that is none", "tls: {mode: ▶tls}", "there are none, offered, starttls and implicit")
+sender("a certificate without TLS", "tls: {mode: ▶none, ca: a.pem}", "take out the other keys of tls:")
+sender(
+    "a pin of a mail server", "tls: {▶pin: 'sha256:'}" if False else f"tls: {{▶pin: '{'a' * 64}'}}", "pin: is for links"
+)
+sender("half a certificate of our own", "▶tls: {cert: a.pem}", "cert: and key: of our own go together")
+sender("implicit TLS to strangers", "direct: true|tls: {mode: ▶implicit}", "this is for a relay")
+sender("a name for strangers", "direct: true|tls: {server_name: ▶a}", "this is for a relay")
+sender("a template without subject", "from: a@b|▶template: {text: a}", "'subject:' is missing here")
+sender("a template without text", "from: a@b|▶template: {subject: a}", "'text:' is missing here")
+sender("a template from nobody", "▶template: {subject: a, text: b}", "who sends it? Say from:")
+sender("a template with an open brace", "from: a@b|template: {text: b, subject: ▶'a {b'}", "a brace stands alone")
+sender("a template with an empty field", "from: a@b|template: {text: b, subject: ▶'a {}'}", "names no field")
+sender(
+    "a template's other attachments", "from: a@b|template: {text: b, subject: a, attachments: ▶all}", "there are frames"
+)
+sender(
+    "newlines of a template",
+    "from: a@b|template: {text: b, subject: a}|▶bare_newlines: normalise",
+    "bare_newlines: is for raw mails",
+)
+sender("a misspelt key of a mail bridge", "▶trase: true", "Did you mean 'trace'?")
 
 
 def post(name: str, lines: str, *words: str, zmq: str = "PUSH connect route:weights") -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import zmq
 
+from tests.bridges.mail_sink import sinking
 from tests.configs.test_configs import BRIDGED
 from tests.configs.test_listening import Moved
 from tests.supervise.rig import rig
@@ -95,7 +96,7 @@ def table(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
         yield Running(request.param, here, opened)
 
 
-TRIED = ("scale", "hl7", "plc", "displays", "service", "alarms")
+TRIED = ("scale", "hl7", "plc", "displays", "service", "alarms", "reports", "notify", "mail-relay")
 
 
 def only(name: str) -> pytest.MarkDecorator:
@@ -217,3 +218,55 @@ def test_an_alarm_of_a_ups_is_published(table: Running) -> None:
         pytest.raises(smtplib.SMTPRecipientsRefused),
     ):
         device.sendmail("ups@local.invalid", ["boss@alarms.example"], alarm)
+
+
+@only("reports")
+def test_a_report_becomes_a_mail(table: Running) -> None:
+    table.up()
+    table.served("reports", "plant")
+    application = table.zmq(zmq.REQ, "dmz 5555")
+    alarm = {"id": "pump-3/1207", "to": "ops@example.com", "host": "pump-3", "what": "smoke", "more": ["cabinet 4"]}
+    with sinking(table.port("link 587")) as server:
+        for to in ("ops@example.com", "ops@example.com", "spam@example.net"):
+            application.send_json(alarm | {"to": to} | ({} if to == alarm["to"] else {"id": "2"}))
+            told = application.recv_json()
+            assert told["state"] == ("queued" if to == alarm["to"] else "refused")
+        assert "allow_to" in told["error"]
+        until(lambda: table.bridge()["detail"]["sent"] == 1, WITHIN_S, table.bridge)
+        (mail,) = server.mails
+    assert (mail.sender, mail.to) == ("alarms@plant.example.com", ["ops@example.com"])
+    assert b"Subject: pump-3: smoke\r\n" in mail.content
+    assert b'pump-3 reports smoke.\r\n["cabinet 4"]\r\n' in mail.content
+    assert table.bridge()["detail"]["repeated"] == 1
+
+
+@only("notify")
+def test_an_event_becomes_a_mail(table: Running) -> None:
+    table.up()
+    program = table.zmq(zmq.PUB, "plant 5556")
+    event = {"host": "pump-3", "what": "smoke", "id": "pump-3/1207"}
+    with sinking(table.port("link 25")) as server:
+
+        def published() -> bool:  # until the subscription has crossed; the same id is one mail
+            program.send_multipart([b"news.pump", json.dumps(event | {"id": "other"}).encode()])
+            program.send_multipart([b"alarm.pump", json.dumps(event).encode()])
+            return bool(server.mails)
+
+        until(published, WITHIN_S, lambda: table.bridge("dmz"), every_s=0.1)
+        (mail,) = server.mails
+    assert (mail.sender, mail.to) == ("plant@example.com", ["ops@example.com"])
+    assert b"Subject: pump-3: smoke\r\n" in mail.content
+
+
+@only("mail-relay")
+def test_a_mail_crosses_the_tunnel_byte_for_byte(table: Running) -> None:
+    table.up()
+    mail = b"Subject: to the outside\r\nX-Odd: \xff\r\n\r\n.dots\r\n..\r\nend\r\n"
+    with sinking(table.port("link 587")) as server:
+        with smtplib.SMTP("127.0.0.1", table.port("link 25"), timeout=WITHIN_S) as program:
+            program.sendmail("me@plant.invalid", ["you@example.com"], mail)
+            with pytest.raises(smtplib.SMTPRecipientsRefused):
+                program.sendmail("me@plant.invalid", ["you@elsewhere.org"], mail)
+        until(lambda: server.mails, WITHIN_S, lambda: table.bridge("dmz"))
+        (came,) = server.mails
+    assert (came.sender, came.to, came.content) == ("me@plant.invalid", ["you@example.com"], mail)

@@ -37,8 +37,11 @@ NAMED = {
     "hl7": {"dmz": ["link 9440"], "plant": ["link 2575"]},
     "plc": {"dmz": ["link 9440", "dmz 5555"], "plant": []},
     "displays": {"dmz": ["link 9440", "dmz 5556"], "plant": ["link 4100"]},
+    "reports": {"dmz": ["link 9440", "dmz 5555"], "plant": []},
     "service": {"dmz": ["link 9440", "link 7000"], "plant": []},
     "alarms": {"dmz": ["link 9440", "dmz 5558"], "plant": ["link 25"]},
+    "notify": {"dmz": ["link 9440"], "plant": ["plant 5556"]},
+    "mail-relay": {"dmz": ["link 9440"], "plant": ["link 25"]},
 }
 """Table → side, or whoever opens ports for it → what may listen there: whose port, and its number in the table."""
 _LISTEN, _UNCONNECTED = "0A", "07"

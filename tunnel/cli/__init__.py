@@ -25,6 +25,7 @@ MODULES: Final = (
     "tunnel.cli.tap",
     "tunnel.cli.probe",
     "tunnel.cli.spool",
+    "tunnel.cli.mail",
     "tunnel.cli.table",
     "tunnel.cli.frames",
     "tunnel.cli.keys",

@@ -313,7 +313,6 @@ class Link(Model):
 
 SOCKETS: Final = ("REQ", "REP", "DEALER", "ROUTER", "PUB", "SUB", "XPUB", "XSUB", "PUSH", "PULL", "PAIR")
 LATER_KINDS: Final = {
-    "smtp-client": "let a program of yours pull from the route and send the mail",
     "imap": "let a program of yours fetch the mail and push it to the route",
 }
 

@@ -31,6 +31,11 @@ def control_of(running: Running, process: str) -> str | None:
     return next((str(one["control"]) for one in _wanted(running) if one["process"] == process), None)
 
 
+def known_bridges(running: Running) -> list[tuple[str, str]]:
+    """Name and kind of each bridge of this side."""
+    return [(str(one["bridge"]), str(one["kind"])) for one in _wanted(running) if "bridge" in one]
+
+
 def _wanted(running: Running) -> list[Told]:
     """name, control and what is known of each beforehand."""
     try:

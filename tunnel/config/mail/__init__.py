@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from tunnel.config.mail import smtp_server
+from tunnel.config.mail import smtp_client, smtp_server
 from tunnel.config.mail.kind import MailKind
 
 MAIL: Final[dict[str, MailKind]] = {
     "smtp-server": smtp_server.KIND,
+    "smtp-client": smtp_client.KIND,
 }
