@@ -34,6 +34,7 @@ class Bridge(Process, Protocol):
 KINDS: Final[dict[BridgeKind, tuple[str, str]]] = {
     "tcp-server": ("bridges.tcp_server", "TcpServer"),
     "tcp-client": ("bridges.tcp_client", "TcpClient"),
+    "imap": ("bridges.imap", "ImapBridge"),
 }
 """kind → the module, imported only where it is needed, and the class, made from (BridgePlan, Reactor, Log).
 

@@ -315,7 +315,6 @@ SOCKETS: Final = ("REQ", "REP", "DEALER", "ROUTER", "PUB", "SUB", "XPUB", "XSUB"
 LATER_KINDS: Final = {
     "smtp-server": "let a program of yours take the mail and push it to the route",
     "smtp-client": "let a program of yours pull from the route and send the mail",
-    "imap": "let a program of yours fetch the mail and push it to the route",
 }
 
 

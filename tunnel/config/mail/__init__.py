@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from tunnel.config.mail.imap import IMAP
 from tunnel.config.mail.kind import MailKind
 
-MAIL: Final[dict[str, MailKind]] = {}
+MAIL: Final[dict[str, MailKind]] = {
+    "imap": IMAP,
+}
