@@ -35,7 +35,7 @@ class ImapBridge:
         self.plan = plan.own
         self._loop = reactor.loop
         self._books = Books(self.plan.file, self.plan.user)
-        self.giving = Giving(reactor, plan.zmq, self._on_room)
+        self.giving = Giving(reactor, plan.zmq, self._on_room, self.plan.again_s)
         self.counts = Counts()
         self.paused = False
         self.folders: list[Folder] = []
@@ -88,7 +88,7 @@ class ImapBridge:
                 "handed": self.giving.handed,
                 "marked": counts.marked,
                 "quarantined": counts.quarantined,
-                "skipped": dict(sorted(counts.skipped.items())),
+                "skipped": dict(sorted((+counts.skipped).items())),
                 "may_repeat": self.giving.may_repeat,
                 "under_way": self.giving.under_way,
                 "held_bytes": self.giving.held_bytes,

@@ -318,6 +318,10 @@ first_valid_uid = 1
 mail_max_userip_connections = 100
 maildir_stat_dirs = no
 {ours}
+namespace inbox {{
+  inbox = yes
+  separator = /
+}}
 passdb {{
   driver = static
   args = user={self.user} password={self.password}

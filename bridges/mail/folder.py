@@ -248,7 +248,7 @@ class Folder:
             "folder": self.name,
             "uidvalidity": self._position.uidvalidity,
             "uid": mail.uid,
-            "flags": [_text(flag) for flag in data.get(b"FLAGS") or ()],
+            "flags": [word for word in map(_text, data.get(b"FLAGS") or ()) if word != "\\Recent"],
             "date": date.isoformat() if isinstance(date, datetime) else None,
         }
         topic = self._plan.topic if self._plan.topic is not None else self.name.encode()

@@ -1,11 +1,11 @@
 """Mails on their way to 0MQ, and which of them is to blame where nobody answers.
 
 Somebody who does not answer is away, or hangs, or is one whom a single mail brings down, every time that it is given.
-Away and hanging are no mail's fault: nothing is put aside for that. So a failure counts against a mail only when
-another one was answered after it:
+Away and hanging are no mail's fault: nothing is put aside for that. A failure counts against a mail only where another
+one was answered:
 
     overtaken   it has waited `again_s`, and one that was given later was answered: it failed
-    silent      nothing is answered for `again_s`: the oldest is given again, and is a suspect
+    silent      nothing is answered for `again_s`: the oldest is given again, and nobody is to blame
     gone        who was to answer is gone, and all with him: given again, one alone at a time; one with which he goes
                 again is a suspect
     answered    every suspect but this one has failed; and all are given together again
@@ -144,7 +144,7 @@ class Giving:
         else:
             letter.refused(refusal)
         for suspect in suspects:
-            self._blame(suspect, "nobody answered for it, and others were answered")
+            self._blame(suspect, "whoever is given it goes away without an answer")
         self._look_for_overtaken(letter)
         self._on_room()
         self._pump()
@@ -189,7 +189,6 @@ class Giving:
         elif self._given and now - self._moved_at > self._again_s:
             self._moved_at = now
             oldest = self._given.pop(next(iter(self._given)))
-            self._suspects.add(oldest)
             self.over.forget(oldest.number)
             self._give(oldest)
         if self.held and not self._closed:

@@ -120,6 +120,11 @@ class Rig:
         await until(look, within_s, self.told)
         return self.application.answer(found[0]) if answer else found[0]
 
+    def answered(self) -> None:
+        """Whatever is there."""
+        while (message := self.application.look()) is not None:
+            self.application.answer(message)
+
     async def take(self, count: int, within_s: float = 30) -> list[str]:
         """Their subjects."""
         return [subject((await self.takes(within_s))[2]) for _ in range(count)]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from bridges.mail.limits import (
+    GIVE_AGAIN_S,
     IMAP_ATTEMPTS,
     IMAP_COMMAND_S,
     IMAP_FOLDERS,
@@ -81,6 +82,7 @@ class ImapPlan:
     rebaseline: Rebaseline = "stop"
     quarantine: str | None = None
     attempts: int = IMAP_ATTEMPTS
+    again_s: float = GIVE_AGAIN_S
     poll_s: float = IMAP_POLL_S
     idle: bool = True
     max_message_bytes: int = MAIL_DEFAULT_BYTES
@@ -198,6 +200,8 @@ class Imap(Bridge):
     """The folder for mails that fail, or are too large."""
     attempts: Annotated[int, Field(ge=1, le=1000), BeforeValidator(_whole)] | None = None
     """A mail that fails so often is put aside."""
+    timeout: Span | None = None
+    """A mail that nobody answers for so long is given again."""
     poll: Span | None = None
     """We look for new mails so often, whatever the server says."""
     idle: Flag = True
@@ -309,6 +313,7 @@ def plan(planner: Planner, name: str, bridge: Imap) -> ImapPlan:
         rebaseline=bridge.rebaseline,
         quarantine=bridge.quarantine,
         attempts=bridge.attempts or IMAP_ATTEMPTS,
+        again_s=bridge.timeout or GIVE_AGAIN_S,
         poll_s=bridge.poll or IMAP_POLL_S,
         idle=bridge.idle,
         max_message_bytes=bridge.max_message or MAIL_DEFAULT_BYTES,
