@@ -4,7 +4,7 @@ Somebody who does not answer is away, or hangs, or is one whom a single mail bri
 Away and hanging are no mail's fault: nothing is put aside for that. A failure counts against a mail only where another
 one was answered:
 
-    overtaken   it has waited `again_s`, and one that was given later was answered: it failed
+    overtaken   it has waited `again_s`, and one that was first given after it was answered: it failed
     silent      nothing is answered for `again_s`: the oldest is given again, and nobody is to blame
     gone        who was to answer is gone, and all with him: given again, one alone at a time; one with which he goes
                 again is a suspect
@@ -44,7 +44,10 @@ class Letter:
     """It was given before, perhaps by a process before this one."""
     size: int = field(init=False)
     number: int = field(init=False, default=0)
+    first_at: float = field(init=False, default=0.0)
     given_at: float = field(init=False, default=0.0)
+    """When it was given first, and last."""
+    overtaken: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.size = sum(map(len, self.frames))
@@ -126,6 +129,8 @@ class Giving:
         self.may_repeat += letter.repeats
         letter.repeats = True
         letter.given_at = now = self._loop.time()
+        letter.first_at = letter.first_at or now
+        letter.overtaken = False
         if not self._given:
             self._moved_at = now
         self._given[letter.number] = letter
@@ -145,14 +150,12 @@ class Giving:
             letter.refused(refusal)
         for suspect in suspects:
             self._blame(suspect, "whoever is given it goes away without an answer")
-        self._look_for_overtaken(letter)
+        for other in self._given.values():
+            if other.given_at >= letter.first_at:
+                break
+            other.overtaken = True
         self._on_room()
         self._pump()
-
-    def _look_for_overtaken(self, answered: Letter) -> None:
-        oldest = next(iter(self._given.values()), None)
-        if oldest is not None and oldest.given_at < min(answered.given_at, self._loop.time() - self._again_s):
-            self._blame(oldest, "nobody answered for it, and later ones were answered")
 
     def _blame(self, letter: Letter, why: str) -> None:
         """It failed once more; it goes to the end of the line, or nowhere."""
@@ -186,7 +189,10 @@ class Giving:
         now = self._loop.time()
         if self.over.zmq.outlet.blocked or not self.over.answers:
             self._moved_at = now
-        elif self._given and now - self._moved_at > self._again_s:
+        for letter in [one for one in self._given.values() if one.overtaken and now - one.given_at > self._again_s]:
+            self._blame(letter, "nobody answered for it, and later ones were answered")
+        self._pump()
+        if self._given and now - self._moved_at > self._again_s:
             self._moved_at = now
             oldest = self._given.pop(next(iter(self._given)))
             self.over.forget(oldest.number)

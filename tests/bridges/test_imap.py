@@ -210,11 +210,14 @@ def test_a_mail_that_nobody_answers_for_goes_to_quarantine_and_the_rest_go_on(
             came: list[str] = []
             number = 4
             while not rig.detail["skipped"]:
-                message = await rig.takes(answer=False)
+                message = rig.application.look()
+                if message is None:
+                    await asyncio.sleep(0.01)
+                    continue
                 came.append(subject(message[-1]))
                 if came[-1] != "1":
                     rig.application.answer(message)
-                if came[-1] == "1":  # others go through, so it is this mail's fault
+                else:  # others go through, so it is this mail's fault
                     await rig.in_thread(dovecot.append, mail(number))
                     number += 1
             assert {"0", "2", "3"} <= {*came}
