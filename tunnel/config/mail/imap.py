@@ -144,13 +144,15 @@ AfterSaid = Annotated[
         {
             "anyOf": [
                 {"enum": list(_AFTER)},
-                {
-                    "type": "object",
-                    "properties": {"keyword": STRING, "move": STRING},
-                    "minProperties": 1,
-                    "maxProperties": 1,
-                    "additionalProperties": False,
-                },
+                *(
+                    {
+                        "type": "object",
+                        "properties": {word: STRING},
+                        "required": [word],
+                        "additionalProperties": False,
+                    }
+                    for word in ("keyword", "move")
+                ),
             ]
         }
     ),
