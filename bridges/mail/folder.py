@@ -57,6 +57,8 @@ class _Mail:
     attempts: int = 0
     rests_until: float = 0.0
     """It failed: not before then (the loop's time)."""
+    stumbled: bool = False
+    """The connection broke at it: all others first."""
     repeats: bool = False
     """It was given by a process before this one."""
     letter: Letter | None = None
@@ -168,6 +170,7 @@ class Folder:
         if self.paused:
             return Wanted()
         bodies: list[int] = []
+        stumbled: int | None = None
         size, now = 0, self._loop.time()
         for mail in self._mails.values():
             if mail.state is not State.LISTED or mail.letter is not None or mail.rests_until > now:
@@ -176,13 +179,16 @@ class Folder:
             if (held and held + mail.size > IMAP_HELD_BYTES) or len(bodies) >= IMAP_FETCH_MAILS:
                 self._waits_for_room = not bodies
                 break
+            if mail.stumbled:
+                stumbled = stumbled or mail.uid
+                continue
             if bodies and size + mail.size > IMAP_FETCH_BYTES:
                 break
             bodies.append(mail.uid)
             size += mail.size
         room = max(0, IMAP_WINDOW - len(self._mails))
         self._waits_for_room |= not room
-        return Wanted(tuple(bodies), 0 if self._waits_for_room else room, self._position.upto)
+        return Wanted(tuple(bodies), 0 if self._waits_for_room else room, self._position.upto, stumbled)
 
     async def listed(self, listing: Listing) -> None:
         position = self._position
@@ -257,6 +263,7 @@ class Folder:
     async def set_back(self, uid: int) -> None:
         mail = self._mails.get(uid)
         if mail is not None:
+            mail.stumbled = True
             mail.rests_until = self._loop.time() + min(self._plan.poll_s, IMAP_SET_BACK_S)
 
     async def unreadable(self, uid: int, why: str) -> None:

@@ -327,6 +327,11 @@ class Client(IMAPClient):  # type: ignore[misc]  # it has no types
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
+    def _normalise_folder(self, folder_name: str) -> Any:  # IMAPClient's own name
+        if _CONTROLS.search(folder_name.encode("utf-8", "surrogatepass")):
+            raise ControlError("the name of a folder has a control character in it; it was not sent")
+        return super()._normalise_folder(folder_name)
+
     def _heard(self, word: str) -> int:
         """The last number that was told with it; 0: none."""
         numbers = self._imap.untagged_responses.get(word)

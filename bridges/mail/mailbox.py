@@ -46,6 +46,8 @@ class Wanted:
     """So many more may be listed, if there is nothing to fetch."""
     after: int = 0
     """... those behind this UID."""
+    last: int | None = None
+    """To be fetched if there is nothing else to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,10 +216,11 @@ class Mailbox:
             self._fetch_bodies(client, wanted.bodies)
             return True
         listing = client.list(wanted.after, wanted.room) if wanted.room else None
-        if listing is None:
-            return False
-        self._ask(self._keeper.listed(listing))
-        return True
+        if listing is not None:
+            self._ask(self._keeper.listed(listing))
+        elif wanted.last is not None:
+            self._fetch_bodies(client, [wanted.last])
+        return listing is not None or wanted.last is not None
 
     def _fetch_bodies(self, client: Client, uids: Sequence[int]) -> None:
         """All in one go; one by one where that does not succeed.
