@@ -40,9 +40,6 @@ _TRANSIENT: Final = re.compile(r"\[(?:UNAVAILABLE|INUSE|LIMIT|SERVERBUG|CONTACTA
 _USER_TIMEOUT: Final = getattr(socket, "TCP_USER_TIMEOUT", 18)
 UID_MOST: Final = (1 << 32) - 1
 
-Broken = (imaplib.IMAP4.error, OSError, ssl.SSLError, ValueError, ProtocolError, AssertionError, TypeError)
-"""What IMAPClient and imaplib raise when a connection or what came over it is no good."""
-
 
 class Refused(Exception):
     """The server does not let us in; the sentence says why."""
@@ -128,7 +125,10 @@ class _Imap(imaplib.IMAP4):
 
 
 class Client(IMAPClient):  # type: ignore[misc]  # it has no types
-    """Connected when it is made, and logged in by `enter`. What `Broken` names ends it; so does `close`."""
+    """Connected when it is made, and logged in by `enter`.
+
+    `AbortError` and OSError: the connection is no more. No, Refused, ControlError: it is well. Anything else that is
+    raised is what imaplib or IMAPClient make of words that they do not understand."""
 
     def __init__(self, plan: ImapPlan) -> None:
         self._plan = plan

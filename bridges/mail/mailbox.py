@@ -18,8 +18,10 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
+from imapclient import IMAPClient
+
 from bridges.mail import token
-from bridges.mail.imap_client import Broken, Client, Listing, No, Refused, select_on, shown
+from bridges.mail.imap_client import Client, Listing, No, Refused, select_on, shown
 from bridges.mail.limits import IMAP_IDLE_S, IMAP_PAUSE_GROWTH, IMAP_PAUSE_MAX_S, IMAP_PAUSE_S, IMAP_REFUSED_S
 from tunnel.config.mail.imap import ImapPlan
 from tunnel.errors import SpoolError
@@ -100,6 +102,7 @@ class Mailbox:
         self._keeper = keeper
         self._loop = loop
         self._stopping = False
+        self._closed = False
         self._client: Client | None = None
         self._token: Secret | None = None
         self._pause_s = IMAP_PAUSE_S
@@ -121,20 +124,21 @@ class Mailbox:
 
     def wake(self) -> None:
         """There is something to do."""
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write, b"!")
+        if not self._closed:
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._wake_write, b"!")
 
     async def close(self, within_s: float) -> None:
         """Carry out what is left, and hang up; at once when the time is over."""
-        if not self._thread.is_alive():
-            return
         self._stopping = True
         self.wake()
-        await asyncio.to_thread(self._thread.join, within_s)
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, within_s)
         if self._thread.is_alive() and self._client is not None:
             self._client.cut()
             await asyncio.to_thread(self._thread.join, within_s)
-        if not self._thread.is_alive():
+        if not self._thread.is_alive() and not self._closed:
+            self._closed = True
             os.close(self._wake_read)
             os.close(self._wake_write)
 
@@ -151,7 +155,7 @@ class Mailbox:
                     self._rest("stopped", str(error), IMAP_REFUSED_S)
                 except (No, SpoolError) as error:
                     self._rest("retrying", str(error), self._next_pause())
-                except Broken as error:
+                except Exception as error:  # whatever a library makes of a server's words, this thread goes on
                     self._rest("retrying", self._why(error), self._next_pause())
                 finally:
                     self._client = None
@@ -240,7 +244,7 @@ class Mailbox:
                 self._ask(self._keeper.set_back(uids[0]))
             self._one_by_one = True
             raise
-        except (No, *Broken) as error:
+        except Exception as error:  # what IMAPClient cannot read is raised as anything
             if len(uids) == 1:
                 self._ask(self._keeper.unreadable(uids[0], shown(error)))
                 return
@@ -318,4 +322,6 @@ class Mailbox:
             return f"the server hung up: {self._farewell}"
         if isinstance(error, TimeoutError):
             return "the server does not answer"
-        return shown(error if not isinstance(error, OSError) else error.strerror or error) or type(error).__name__
+        words = shown(error if not isinstance(error, OSError) else error.strerror or error)
+        known = isinstance(error, (OSError, IMAPClient.Error))
+        return words if known and words else f"{type(error).__name__}: {words}"

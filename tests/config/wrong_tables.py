@@ -807,7 +807,11 @@ mailbox(
     "login: {user: ops, password: {env: P}, ▶token_command: [token]}",
     "a password or a token, not both",
 )
-mailbox("a password of a mailbox in the table", "login: {user: ops, password: ▶secret}", "a secret is never written into a table")
+mailbox(
+    "a password of a mailbox in the table",
+    "login: {user: ops, password: ▶secret}",
+    "a secret is never written into a table",
+)
 mailbox("a user with a line's end", 'login: {user: ▶"o\\r\\nps", password: {env: P}}', "a user has a control character")
 mailbox("a token by a program near by", "login: {user: ops, token_command: ▶[./token]}", "its absolute path")
 mailbox("no user", "login: {user: ▶'', password: {env: P}}", "a user has 1 to 255 bytes")
