@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from imapclient import IMAPClient
-from imapclient.exceptions import ProtocolError
 from imapclient.response_parser import parse_fetch_response
 
 from bridges.mail.limits import IMAP_CONNECT_S, IMAP_LINE_BYTES, IMAP_LIST_UIDS

@@ -124,8 +124,9 @@ class FakeImap:
         top = max(self.mails, default=0)
         for piece in said.split(b","):
             first, _, last = piece.replace(b"*", b"%d" % top).partition(b":")
-            found += range(int(first), int(last or first) + 1)
-        return [uid for uid in found if uid in self.mails]
+            low, high = sorted((int(first), int(last or first)))
+            found += [uid for uid in sorted(self.mails) if low <= uid <= high]
+        return found
 
     def _fetch(self, rest: bytes) -> list[bytes]:
         order = sorted(self.mails)

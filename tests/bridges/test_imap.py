@@ -173,15 +173,12 @@ def test_a_certificate_of_another_name_is_refused(dovecot: Dovecot, tmp_path: Pa
     run(body)
 
 
-def test_a_refused_login_is_told_and_not_tried_again_soon(dovecot: Dovecot, tmp_path: Path) -> None:
+def test_a_refused_login_is_told(dovecot: Dovecot, tmp_path: Path) -> None:
     async def body(reactor: Reactor) -> None:
         async with fetched(reactor, tmp_path, dovecot.port, password=Secret('wr"ong')) as rig:
             await rig.until(lambda: "the login of ops is refused" in rig.status()["reason"])
             assert rig.folder()["state"] == "refused"
             assert "wr" not in str(rig.status())
-            before = dovecot.log.read_text().count("auth failed")
-            await asyncio.sleep(3)  # longer than the pause before another attempt at a server that is away
-            assert dovecot.log.read_text().count("auth failed") == before
 
     run(body)
 

@@ -160,6 +160,19 @@ def test_a_token_that_is_refused_is_asked_for_anew(
     assert words in server.logins
 
 
+def test_a_login_that_is_refused_is_not_tried_again_soon(server: FakeImap, tmp_path: Path) -> None:
+    server.capabilities += b" AUTH=PLAIN"
+    server.refuses = lambda _: b"[AUTHENTICATIONFAILED] no"
+
+    async def body(reactor: Reactor) -> None:
+        async with fetched(reactor, tmp_path, server.port) as rig:
+            await rig.until(lambda: rig.folder()["state"] == "refused")
+            await asyncio.sleep(0.6)  # three times the longest pause before another attempt at a server that is away
+            assert len(server.logins) == 1
+
+    run(body)
+
+
 def test_a_server_that_has_no_time_does_not_refuse(server: FakeImap, tmp_path: Path) -> None:
     turns = [b"[UNAVAILABLE] later", b"[INUSE] later"]
     server.refuses = lambda _: turns.pop() if turns else None
