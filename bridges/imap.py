@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from bridges.mail.bookkeeping import Books
-from bridges.mail.folder import Counts, Folder
+from bridges.mail.folder import Folder
 from bridges.mail.giving import Giving
+from bridges.mail.ledger import Counts
 from bridges.mail.limits import IMAP_CLOSE_S
 from bridges.mail.mailbox import Mailbox
 from tunnel.config.bridge_plan import BridgePlan

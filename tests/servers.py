@@ -358,6 +358,7 @@ service imap-login {{
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        until(lambda: not answers(self.port), 10, "somebody still listens")  # they share the listening socket
 
     def __exit__(self, *told: object) -> None:
         super().__exit__(*told)

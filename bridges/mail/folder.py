@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
@@ -16,8 +14,9 @@ from bridges.mail import meta
 from bridges.mail.bookkeeping import Books, Kept, Position, State
 from bridges.mail.giving import Giving, Letter
 from bridges.mail.imap_client import Listing
+from bridges.mail.keeper import FLAGS, Orders, Standstill, Wanted
+from bridges.mail.ledger import Counts, Ledger, Mail
 from bridges.mail.limits import (
-    IMAP_DISK_S,
     IMAP_FETCH_BYTES,
     IMAP_FETCH_MAILS,
     IMAP_HELD_BYTES,
@@ -25,53 +24,15 @@ from bridges.mail.limits import (
     IMAP_SET_BACK_S,
     IMAP_WINDOW,
 )
-from bridges.mail.mailbox import FLAGS, Orders, Standstill, Wanted
 from tunnel.config.mail.imap import ImapPlan
 from tunnel.config.values import tcp
-from tunnel.errors import SpoolError
 from tunnel.log import Log
 
 _REPLACED: Final = {"skip": "those that came before are skipped", "reprocess": "its mails are handed over again"}
 
 
-@dataclass(slots=True)
-class Counts:
-    """Of all folders of a bridge."""
-
-    fetched: int = 0
-    fetched_bytes: int = 0
-    marked: int = 0
-    quarantined: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    """Mails that were not handed over, or not marked, by reason."""
-
-
-@dataclass(slots=True, eq=False)
-class _Mail:
-    """One that is not done with."""
-
-    uidvalidity: int
-    uid: int
-    size: int
-    state: State
-    attempts: int = 0
-    rests_until: float = 0.0
-    """It failed: not before then (the loop's time)."""
-    stumbled: bool = False
-    """The connection broke at it: all others first."""
-    repeats: bool = False
-    """It was given by a process before this one."""
-    letter: Letter | None = None
-    noted: bool = True
-    """How it is, is on disk."""
-
-    @property
-    def kept(self) -> Kept:
-        return Kept(self.uid, self.size, self.state, self.attempts)
-
-
 class Folder:
-    """See `bridges.mail.mailbox.Keeper`."""
+    """See `bridges.mail.keeper.Keeper`."""
 
     def __init__(self, plan: ImapPlan, name: str, books: Books, giving: Giving, counts: Counts, log: Log) -> None:
         self.name = name
@@ -83,9 +44,9 @@ class Folder:
         self.wake: Callable[[], None] = lambda: None
         """Its Mailbox is to look again."""
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._position = Position(0, 0, 0)
-        self._mails: dict[int, _Mail] = {}
+        self._ledger = Ledger(name, books, lambda: self.wake(), self.has_room, self._disk_failed)
+        self.settle = self._ledger.settle
         self._behind = 0
         """Mails that were not listed yet."""
         self._loaded = False
@@ -98,7 +59,7 @@ class Folder:
         self._waits_for_room = False
 
     def __repr__(self) -> str:
-        return f"<Folder {self.name} {self.told} {self._position} mails={len(self._mails)}>"
+        return f"<Folder {self.name} {self.told} {self._position} mails={len(self._ledger.mails)}>"
 
     def status(self) -> dict[str, Any]:
         return {
@@ -106,14 +67,14 @@ class Folder:
             "reason": self.reason,
             "uidvalidity": self._position.uidvalidity,
             "last_uid": self._position.upto,
-            "backlog": self._behind + sum(mail.state in (State.LISTED, State.GIVEN) for mail in self._mails.values()),
-            "to_mark": sum(mail.state in (State.TAKEN, State.BAD) for mail in self._mails.values()),
+            "backlog": self._behind + self._ledger.count(State.LISTED, State.GIVEN),
+            "to_mark": self._ledger.count(State.TAKEN, State.BAD),
             "trouble": self.trouble,
         }
 
     def has_room(self) -> None:
         """Less is held than before. It is called for when there is a good deal of it: each time ends an IDLE."""
-        much = len(self._mails) <= IMAP_WINDOW * 3 // 4 and self._giving.held_bytes <= IMAP_HELD_BYTES * 3 // 4
+        much = len(self._ledger.mails) <= IMAP_WINDOW * 3 // 4 and self._giving.held_bytes <= IMAP_HELD_BYTES * 3 // 4
         if self._waits_for_room and much:
             self._waits_for_room = False
             self.wake()
@@ -141,7 +102,7 @@ class Folder:
             self._position = known
             for uid, size, state, attempts in await self._books.mails(self.name, uidvalidity):
                 found = State.LISTED if state is State.GIVEN else state
-                self._mails[uid] = _Mail(uidvalidity, uid, size, found, attempts, repeats=state is State.GIVEN)
+                self._ledger.mails[uid] = Mail(uidvalidity, uid, size, found, attempts, repeats=state is State.GIVEN)
         self._loaded = True
 
     async def _anew(self, uidvalidity: int, top: int, what: str) -> None:
@@ -157,10 +118,10 @@ class Folder:
 
     async def _begin(self, position: Position) -> None:
         await self._books.begin(self.name, position)
-        for mail in self._mails.values():
+        for mail in self._ledger.mails.values():
             if mail.letter is not None:
                 self._giving.drop(mail.letter)
-        self._mails.clear()
+        self._ledger.mails.clear()
         self._position = position
 
     # --- the Keeper: mails -------------------------------------------------------------------------------------------
@@ -172,7 +133,7 @@ class Folder:
         bodies: list[int] = []
         stumbled: int | None = None
         size, now = 0, self._loop.time()
-        for mail in self._mails.values():
+        for mail in self._ledger.mails.values():
             if mail.state is not State.LISTED or mail.letter is not None or mail.rests_until > now:
                 continue
             held = self._giving.held_bytes + size
@@ -186,7 +147,7 @@ class Folder:
                 break
             bodies.append(mail.uid)
             size += mail.size
-        room = max(0, IMAP_WINDOW - len(self._mails))
+        room = max(0, IMAP_WINDOW - len(self._ledger.mails))
         self._waits_for_room |= not room
         return Wanted(tuple(bodies), 0 if self._waits_for_room else room, self._position.upto, stumbled)
 
@@ -206,13 +167,13 @@ class Folder:
         self._position = position._replace(upto=listing.upto)
         self._behind = listing.behind
         for row in kept:
-            self._mails[row.uid] = _Mail(position.uidvalidity, row.uid, row.size, row.state)
+            self._ledger.mails[row.uid] = Mail(position.uidvalidity, row.uid, row.size, row.state)
 
     async def came(self, mails: Mapping[int, Mapping[bytes, Any]], asked: Sequence[int]) -> None:
-        here = [self._mails[uid] for uid in asked if uid in self._mails]
+        here = [self._ledger.mails[uid] for uid in asked if uid in self._ledger.mails]
         gone = [mail for mail in here if mail.uid not in mails]
         self._counts.skipped["gone"] += len(gone)  # somebody else has moved them, or deleted them
-        good: list[_Mail] = []
+        good: list[Mail] = []
         for mail in here:
             if mail.uid in mails:
                 raw = mails[mail.uid][b"BODY[]<0>"] or b""
@@ -220,7 +181,7 @@ class Folder:
                     await self._put_aside(mail, "too_large", f"it has more than {self._plan.max_message_bytes} bytes")
                 else:
                     good.append(mail)
-        await self._finish(gone)
+        await self._ledger.finish(gone)
         await self._books.note(
             self.name, self._position.uidvalidity, [mail.kept._replace(state=State.GIVEN) for mail in good]
         )
@@ -228,7 +189,7 @@ class Folder:
             mail.state = State.GIVEN
             self._give(mail, mails[mail.uid])
 
-    def _give(self, mail: _Mail, data: Mapping[bytes, Any]) -> None:
+    def _give(self, mail: Mail, data: Mapping[bytes, Any]) -> None:
         raw: bytes = data[b"BODY[]<0>"] or b""
         self._counts.fetched += 1
         self._counts.fetched_bytes += len(raw)
@@ -242,7 +203,7 @@ class Folder:
         mail.repeats = True
         self._giving.put(mail.letter)
 
-    def _frames(self, mail: _Mail, raw: bytes, data: Mapping[bytes, Any]) -> list[bytes]:
+    def _frames(self, mail: Mail, raw: bytes, data: Mapping[bytes, Any]) -> list[bytes]:
         """[topic, meta, raw]: the one place that makes them."""
         date = data.get(b"INTERNALDATE")
         told = {
@@ -261,20 +222,20 @@ class Folder:
         return [topic, meta.frame_of(told), raw]
 
     async def set_back(self, uid: int) -> None:
-        mail = self._mails.get(uid)
+        mail = self._ledger.mails.get(uid)
         if mail is not None:
             mail.stumbled = True
             mail.rests_until = self._loop.time() + min(self._plan.poll_s, IMAP_SET_BACK_S)
 
     async def unreadable(self, uid: int, why: str) -> None:
-        mail = self._mails.get(uid)
+        mail = self._ledger.mails.get(uid)
         if mail is not None and mail.state is State.LISTED:
             self._failed_again(mail, f"it cannot be fetched: {why}")
             await self._judge(mail, why)
 
     async def synced(self) -> float:
         now = self._loop.time()
-        rests = (mail.rests_until - now for mail in self._mails.values() if mail.letter is None)
+        rests = (mail.rests_until - now for mail in self._ledger.mails.values() if mail.letter is None)
         return min((rest for rest in rests if rest > 0), default=self._plan.poll_s)
 
     # --- the Keeper: what is to be done on the server ----------------------------------------------------------------
@@ -283,8 +244,9 @@ class Folder:
         now = self._loop.time()
 
         def some(state: State) -> tuple[int, ...]:
-            ready = (one for one in self._mails.values() if one.state is state and one.noted and one.rests_until <= now)
-            return tuple(mail.uid for mail in islice(ready, IMAP_MARK_MAILS))
+            mails = self._ledger.mails.values()
+            ready = (one.uid for one in mails if one.state is state and one.noted and one.rests_until <= now)
+            return tuple(islice(ready, IMAP_MARK_MAILS))
 
         return Orders(some(State.TAKEN), some(State.BAD))
 
@@ -293,66 +255,69 @@ class Folder:
             self._counts.quarantined += len(uids)
         else:
             self._counts.marked += len(uids)
-        await self._finish([self._mails[uid] for uid in uids if uid in self._mails])
+        await self._ledger.finish([self._ledger.mails[uid] for uid in uids if uid in self._ledger.mails])
 
     async def not_carried_out(self, uid: int, why: str) -> None:
         """After `attempts` it is left as it is: what matters, that it was handed over, is in our own books."""
-        mail = self._mails.get(uid)
+        mail = self._ledger.mails.get(uid)
         if mail is None:
             return
         self._failed_again(mail, why)
         if mail.attempts >= self._plan.attempts:
             self._counts.skipped["unmarked" if mail.state is State.TAKEN else "left"] += 1
-            await self._finish([mail])
+            await self._ledger.finish([mail])
         else:
             await self._books.note(self.name, mail.uidvalidity, [mail.kept])
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
-    def _taken(self, mail: _Mail) -> None:
+    def _taken(self, mail: Mail) -> None:
         mail.state, mail.letter, mail.attempts = State.TAKEN, None, 0
         if self._plan.after == "none":
-            self._surely(lambda: self._finish([mail]))
+            self._ledger.surely(lambda: self._ledger.finish([mail]))
         else:
             mail.noted = False
-            self._surely(lambda: self._note(mail))
+            self._ledger.surely(lambda: self._ledger.note(mail))
 
-    def _refused(self, mail: _Mail, why: str) -> None:
+    def _refused(self, mail: Mail, why: str) -> None:
         """It is fetched again when the others are through."""
         mail.letter, mail.state = None, State.LISTED
         self._failed_again(mail, f"it was refused: {why}")
-        self._surely(lambda: self._judge(mail, f"it was refused: {why}"))
+        self._ledger.surely(lambda: self._judge(mail, f"it was refused: {why}"))
 
-    def _failed(self, mail: _Mail, why: str) -> bool:
+    def _failed(self, mail: Mail, why: str) -> bool:
         """True: give it again."""
         self._failed_again(mail, why)
         again = mail.attempts < self._plan.attempts
         if not again:
             mail.letter, mail.state = None, State.LISTED
-        self._surely(lambda: self._judge(mail, why))
+        self._ledger.surely(lambda: self._judge(mail, why))
         return again
 
-    def _failed_again(self, mail: _Mail, why: str) -> None:
+    def _failed_again(self, mail: Mail, why: str) -> None:
         mail.attempts += 1
         mail.rests_until = self._loop.time() + self._plan.poll_s
         self.trouble = f"UID {mail.uid}: {why}"
         self._log.warning("failed", folder=self.name, uid=mail.uid, attempts=mail.attempts, reason=why)
 
-    async def _judge(self, mail: _Mail, why: str) -> None:
+    async def _judge(self, mail: Mail, why: str) -> None:
         """It failed once more."""
         if mail.attempts >= self._plan.attempts:
             await self._put_aside(mail, "failed", why)
         else:
             await self._books.note(self.name, mail.uidvalidity, [mail.kept])
 
-    async def _put_aside(self, mail: _Mail, word: str, why: str) -> None:
+    async def _put_aside(self, mail: Mail, word: str, why: str) -> None:
         """To quarantine; where there is none, it stays where it is, and is not looked at again."""
         self._tell_bad(mail.uid, word, why)
         if self._plan.quarantine is None:
-            await self._finish([mail])
+            await self._ledger.finish([mail])
             return
         mail.state, mail.attempts, mail.rests_until, mail.noted = State.BAD, 0, 0.0, False
-        await self._note(mail)
+        await self._ledger.note(mail)
+
+    def _disk_failed(self, why: str) -> None:
+        self.trouble = why
 
     def _tell_bad(self, uid: int, word: str, why: str) -> None:
         self._counts.skipped[word] += 1
@@ -364,45 +329,6 @@ class Folder:
         """Whether it was done with, as far as the server knows."""
         mark = FLAGS.get(self._plan.after, self._plan.mark if self._plan.after == "keyword" else "")
         return bool(mark) and mark.lower().encode() in (flag.lower() for flag in flags)
-
-    # --- the books ---------------------------------------------------------------------------------------------------
-
-    async def _note(self, mail: _Mail) -> None:
-        await self._books.note(self.name, mail.uidvalidity, [mail.kept])
-        mail.noted = True
-        self.wake()
-
-    async def _finish(self, mails: Sequence[_Mail]) -> None:
-        for uidvalidity in {mail.uidvalidity for mail in mails}:
-            uids = [mail.uid for mail in mails if mail.uidvalidity == uidvalidity]
-            await self._books.done(self.name, uidvalidity, uids)
-        for mail in mails:
-            if self._mails.get(mail.uid) is mail:
-                del self._mails[mail.uid]
-        self.has_room()
-
-    def _surely(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do it; again and again while the disk fails."""
-
-        async def until_done() -> None:
-            while True:
-                try:
-                    await work()
-                    return
-                except SpoolError as error:
-                    self.trouble = str(error)
-                    await asyncio.sleep(IMAP_DISK_S)
-
-        task = self._loop.create_task(until_done())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def settle(self, within_s: float) -> None:
-        """What was answered is written down."""
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=within_s)
-            for task in late:
-                task.cancel()
 
 
 def _text(flag: object) -> str:

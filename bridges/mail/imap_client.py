@@ -16,40 +16,24 @@ from __future__ import annotations
 import contextlib
 import imaplib
 import re
-import select
 import socket
-import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from imapclient import IMAPClient
 from imapclient.response_parser import parse_fetch_response
 
-from bridges.mail.limits import IMAP_CONNECT_S, IMAP_LINE_BYTES, IMAP_LIST_UIDS
+from bridges.mail.imap_wire import CONTROLS, ControlError, Imap, No, Refused, select_on, shown
+from bridges.mail.limits import IMAP_LINE_BYTES, IMAP_LIST_UIDS
 from bridges.tls import client_context
 from tunnel.config.mail.imap import ImapPlan
 from tunnel.config.values import tcp
 from tunnel.keys import Secret
-from tunnel.limits import BRIDGE_USER_TIMEOUT_S, KEEPALIVE_IDLE_S
 
-_CONTROLS: Final = re.compile(rb"[\x00-\x1f\x7f]")
 _TRANSIENT: Final = re.compile(r"\[(?:UNAVAILABLE|INUSE|LIMIT|SERVERBUG|CONTACTADMIN)\]", re.IGNORECASE)
 """RFC 5530: the login was not judged."""
-_USER_TIMEOUT: Final = getattr(socket, "TCP_USER_TIMEOUT", 18)
 UID_MOST: Final = (1 << 32) - 1
-
-
-class Refused(Exception):
-    """The server does not let us in; the sentence says why."""
-
-
-class ControlError(ValueError):
-    """An argument would have ended the line of its command."""
-
-
-class No(Exception):
-    """The server said NO to one command; the connection is well. The sentence has its words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,48 +65,6 @@ class Listing:
     """Mails after those."""
 
 
-class _Imap(imaplib.IMAP4):
-    """imaplib's connection, as ours are."""
-
-    def __init__(self, plan: ImapPlan, context: ssl.SSLContext | None) -> None:
-        at = tcp(plan.connect[0])
-        self._address = at.host, at.port
-        self._name = (plan.tls.server_name if plan.tls is not None else None) or at.host
-        self._wraps = context if plan.mode == "implicit" else None
-        self.literal_most = IMAP_LINE_BYTES
-        super().__init__(self._name, at.port)
-
-    def _create_socket(self, timeout: float | None = None) -> socket.socket:
-        plain = socket.create_connection(self._address, IMAP_CONNECT_S)
-        try:
-            plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            with contextlib.suppress(OSError, AttributeError):
-                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, int(KEEPALIVE_IDLE_S))
-            with contextlib.suppress(OSError):
-                plain.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, int(BRIDGE_USER_TIMEOUT_S * 1000))
-            return plain if self._wraps is None else self._wraps.wrap_socket(plain, server_hostname=self._name)
-        except BaseException:
-            plain.close()
-            raise
-
-    def _command(self, name: str, *args: Any) -> Any:
-        """The one place that every command passes."""
-        for argument in (name, *args):
-            data = argument.encode("utf-8", "surrogatepass") if isinstance(argument, str) else argument
-            if data is not None and _CONTROLS.search(bytes(data)):
-                self.literal = None  # imaplib's own word for none
-                raise ControlError(f"an argument of {name} has a control character in it; it was not sent")
-        return super()._command(name, *args)  # type: ignore[misc]  # typeshed leaves it out
-
-    def read(self, size: int) -> bytes:
-        if size > self.literal_most:
-            raise self.abort(f"the server announces {size} bytes where {self.literal_most} are the most")
-        data = super().read(size)
-        if len(data) < size:
-            raise self.abort("the server hung up")
-        return data
-
-
 class Client(IMAPClient):  # type: ignore[misc]  # it has no types
     """Connected when it is made, and logged in by `enter`.
 
@@ -136,8 +78,8 @@ class Client(IMAPClient):  # type: ignore[misc]  # it has no types
         self._imap.debug = 0  # IMAPClient set it to 5: everything
         self._exists = -1
 
-    def _create_IMAP4(self) -> _Imap:  # IMAPClient's own name
-        return _Imap(self._plan, self._context)
+    def _create_IMAP4(self) -> Imap:  # IMAPClient's own name
+        return Imap(self._plan, self._context)
 
     def _set_read_timeout(self) -> None:
         self._imap.sock.settimeout(self._plan.command_s)
@@ -178,7 +120,7 @@ class Client(IMAPClient):  # type: ignore[misc]  # it has no types
         except (ControlError, UnicodeError) as error:
             raise Refused(f"user or password cannot be said to this server: {_kind(error)}") from None
         except imaplib.IMAP4.error as error:
-            words = _shown(error)
+            words = shown(error)
             if _TRANSIENT.search(words):
                 raise self.AbortError(words) from None
             raise Refused(f"the login of {self._plan.user} is refused: {words}") from None
@@ -202,7 +144,7 @@ class Client(IMAPClient):  # type: ignore[misc]  # it has no types
     def farewell(self) -> str:
         """What the server said when it hung up."""
         words = self._imap.untagged_responses.get("BYE") or [b""]
-        return _shown(words[-1].decode("utf-8", "replace"))
+        return shown(words[-1].decode("utf-8", "replace"))
 
     # --- the folder --------------------------------------------------------------------------------------------------
 
@@ -216,7 +158,7 @@ class Client(IMAPClient):  # type: ignore[misc]  # it has no types
         except self.ReadOnlyError:
             raise No(f"{folder} can only be read here, and mails are to be marked: say after: none") from None
         except imaplib.IMAP4.error as error:
-            raise No(f"{folder} cannot be opened: {_shown(error)}") from None
+            raise No(f"{folder} cannot be opened: {shown(error)}") from None
         if b"READ-ONLY" in told and not reads_only:
             raise No(f"{folder} can only be read here, and mails are to be marked: say after: none")
         if not told.get(b"UIDVALIDITY"):
@@ -254,7 +196,7 @@ class Client(IMAPClient):  # type: ignore[misc]  # it has no types
         except self.AbortError:
             raise
         except imaplib.IMAP4.error as error:
-            raise No(_shown(error)) from None
+            raise No(shown(error)) from None
         finally:
             self._imap.literal_most = IMAP_LINE_BYTES
         return {uid: told[uid] for uid in uids if uid in told and b"BODY[]<0>" in told[uid]}
@@ -293,7 +235,7 @@ class Client(IMAPClient):  # type: ignore[misc]  # it has no types
         except self.AbortError:
             raise
         except imaplib.IMAP4.error as error:
-            raise No(_shown(error)) from None
+            raise No(shown(error)) from None
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
@@ -327,7 +269,7 @@ class Client(IMAPClient):  # type: ignore[misc]  # it has no types
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _normalise_folder(self, folder_name: str) -> Any:  # IMAPClient's own name
-        if _CONTROLS.search(folder_name.encode("utf-8", "surrogatepass")):
+        if CONTROLS.search(folder_name.encode("utf-8", "surrogatepass")):
             raise ControlError("the name of a folder has a control character in it; it was not sent")
         return super()._normalise_folder(folder_name)
 
@@ -349,15 +291,7 @@ class Client(IMAPClient):  # type: ignore[misc]  # it has no types
     def _order(self, command: str, *arguments: str | bytes) -> None:
         typ, data = self._imap.uid(command, *arguments)
         if typ != "OK":
-            raise No(f"{command}: {_shown((data[-1] or b'').decode('utf-8', 'replace')) if data else typ}")
-
-
-def select_on(descriptors: Iterable[int], within_s: float) -> None:
-    """Until one of them can be read."""
-    poller = select.poll()
-    for one in descriptors:
-        poller.register(one, select.POLLIN)
-    poller.poll(within_s * 1000)
+            raise No(f"{command}: {shown((data[-1] or b'').decode('utf-8', 'replace')) if data else typ}")
 
 
 def _set(uids: Sequence[int]) -> str:
@@ -386,15 +320,3 @@ def _kind(error: Exception) -> str:
     return (
         "it has a character that the server does not know" if isinstance(error, UnicodeError) else "control character"
     )
-
-
-def _shown(words: object) -> str:
-    """A server's words as they may stand in a sentence."""
-    if isinstance(words, BaseException):
-        first = words.args[0] if words.args else ""
-        words = first.decode("utf-8", "replace") if isinstance(first, bytes) else first
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", str(words)).strip()
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-shown = _shown

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bridges.mail import mailbox
+from bridges.mail import ledger, mailbox
 from tests.bridges.mailboxes import fetched, mail, mails, meta_of, subject, with_tls
 from tests.bridges.rig import run
 from tests.relay import Relay
@@ -422,4 +422,34 @@ def test_a_folder_that_is_not_there_and_one_that_can_only_be_read(dovecot: Dovec
             await rig.until(lambda: "Nowhere cannot be opened" in rig.status()["reason"])
             assert rig.status()["state"] == "retrying"
 
+    run(body)
+
+
+def test_a_disk_that_fails_stops_fetching_and_nothing_is_lost(
+    dovecot: Dovecot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailbox, "IMAP_PAUSE_S", 0.1)
+    monkeypatch.setattr(ledger, "IMAP_DISK_S", 0.1)
+
+    async def body(reactor: Reactor) -> None:
+        async with fetched(reactor, tmp_path, dovecot.port) as rig:
+            held = [await rig.takes(answer=False) for _ in range(3)]
+            file = rig.plan.own.file
+            hidden = file.rename(file.with_name("hidden"))  # and the connection to it breaks at the next attempt
+            assert rig.bridge is not None
+            rig.bridge._books.database._abandon()
+            rig.application.answer(held[0])
+            await rig.in_thread(dovecot.append, mail("more"))
+            await rig.until(lambda: "the file has vanished" in str(rig.status()))
+            await rig.until(lambda: rig.status()["state"] == "retrying")
+            assert rig.application.look() is None
+            assert rig.detail["marked"] == 0
+            hidden.rename(file)
+            rig.application.answer(held[1])
+            rig.application.answer(held[2])
+            assert await rig.take(1) == ["more"]
+            await rig.until(lambda: rig.detail["marked"] == 4)
+            assert rig.detail["may_repeat"] == 0
+
+    dovecot.append(*mails(range(3)))
     run(body)

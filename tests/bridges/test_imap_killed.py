@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 import zmq
 
 from tests.bridges.mailboxes import mail, subject
@@ -57,6 +57,7 @@ class World:
         """(id, subject) → times."""
         self.repeats = 0
         """Of the process that runs now."""
+        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *code: str) -> None:
         """`code`: how Python is called, where it is not the bridge as it is."""
@@ -66,7 +67,8 @@ class World:
         self.process = subprocess.Popen(command, cwd=ROOT, env=self.tunnel.environment)
 
     def kill(self) -> None:
-        os.kill(self.process.pid, signal.SIGKILL)
+        assert self.process is not None
+        self.process.kill()
         self.process.wait()
 
     def status(self) -> dict[str, Any]:
@@ -94,7 +96,7 @@ class World:
         return count
 
     def close(self) -> None:
-        if self.process.poll() is None:
+        if self.process is not None and self.process.poll() is None:
             self.kill()
         self.context.destroy(linger=0)
         self.tunnel.close()
@@ -173,3 +175,38 @@ def test_a_bridge_that_wrote_too_early_would_lose(world: tuple[World, Dovecot], 
     until(lambda: made.look() >= 0 and made.detail().get("marked") == 5, 30, made.detail)
     assert made.repeats == (0 if planted else 5)  # nobody has answered for these five, and they are marked
     assert made.detail()["may_repeat"] == made.repeats
+
+
+def test_through_a_tunnel_to_a_worker_on_the_other_side(tmp_path: Path) -> None:
+    """PUSH at a route of this box; the process is told to stop, and has marked what was handed over."""
+    with Dovecot(tmp_path) as dovecot:
+        made = World(tmp_path, dovecot, {"keyword": "$Handed"})
+        tunnel = made.tunnel
+        try:
+            out = tunnel.tcp()
+            table = yaml.safe_load(tunnel.table.read_text())
+            route = {"pattern": "pipeline", "from": "plant bind local", "to": f"dmz bind {out}"}
+            box = table["bridges"]["box"] | {"zmq": "PUSH connect route:r"}
+            tunnel.write({"r": route}, bridges={"box": box})
+            worker = made.context.socket(zmq.PULL)
+            worker.connect(out)
+            tunnel.start()
+            made.start()
+            dovecot.deliver(mail(number, 3000) for number in range(30))
+            came: set[str] = set()
+
+            def look() -> bool:
+                while worker.poll(0):
+                    topic, meta, raw = worker.recv_multipart()
+                    assert (topic, json.loads(meta)["size"]) == (b"INBOX", len(raw))
+                    came.add(subject(raw))
+                return len(came) == 30
+
+            until(look, 30, made.status)
+            until(lambda: made.detail().get("marked") == 30, 20, made.status)
+            assert made.process is not None
+            made.process.send_signal(signal.SIGTERM)
+            assert made.process.wait(15) == 0
+            assert len(dovecot.uids(criteria="KEYWORD $Handed")) == 30
+        finally:
+            made.close()

@@ -15,7 +15,8 @@ import pytest
 from imapclient import IMAPClient
 
 from bridges.mail import mailbox
-from bridges.mail.imap_client import Client, ControlError, No, Refused
+from bridges.mail.imap_client import Client
+from bridges.mail.imap_wire import ControlError, No, Refused
 from tests.bridges.fake_imap import HANG_UP, FakeImap
 from tests.bridges.mailboxes import fetched, mail, meta_of, plan_of, subject
 from tests.bridges.rig import run
