@@ -17,6 +17,7 @@ import contextlib
 import imaplib
 import re
 import socket
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -254,17 +255,23 @@ class Client(IMAPClient):  # type: ignore[misc]  # it has no types
             if self._imap.tagged_commands[tag]:
                 typ, words = self._imap.tagged_commands.pop(tag)
                 raise self.AbortError(f"IDLE: {typ} {words[-1]!r}")
-        if not self._heard("EXISTS") and not self._imap.untagged_responses.get("BYE"):
-            pending = getattr(self._imap.sock, "pending", int)()
-            if not pending:
-                select_on([wake, self._imap.sock.fileno()], within_s)
-        self.idle_done_with(tag)
-
-    def idle_done_with(self, tag: Any) -> None:
-        """DONE, and whatever comes before the server's answer to it."""
+        if not self._heard("EXISTS") and not self._heard_bye() and not self._has_words():
+            select_on([wake, self._imap.sock.fileno()], within_s)
         self._imap.send(b"DONE\r\n")
-        self._idle_tag = tag
         self._consume_until_tagged_response(tag, "IDLE")
+
+    def _heard_bye(self) -> bool:
+        return bool(self._imap.untagged_responses.get("BYE"))
+
+    def _has_words(self) -> bool:
+        """Something that was read already, with what came before it, and does not show at the descriptor any more."""
+        try:
+            self._imap.sock.settimeout(0)
+            return bool(self._imap.file.peek(1))
+        except (ssl.SSLWantReadError, BlockingIOError):
+            return False
+        finally:
+            self._set_read_timeout()
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

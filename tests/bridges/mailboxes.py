@@ -153,16 +153,15 @@ class Rig:
 
 @asynccontextmanager
 async def fetched(
-    reactor: Reactor, folder: Path, port: int, socket: str = "REQ", *, starts: bool = True, **more: Any
+    reactor: Reactor, folder: Path, port: int, socket: str = "REQ", *, receipts: str | None = None, **more: Any
 ) -> AsyncIterator[Rig]:
     endpoint = f"ipc://@zt-{uuid.uuid4().hex}"
     application = Application(reactor, socket, endpoint)
-    zmq_plan = ZmqPlan(socket, (Endpoint("connect", endpoint),))
+    zmq_plan = ZmqPlan(socket, (Endpoint("connect", endpoint),), receipts=receipts)
     plan = BridgePlan("box", "imap", zmq_plan, plan_of(port, folder / "spool" / "mailbox.db", **more), folder)
     rig = Rig(reactor, plan, application, folder / "bridge.log")
     try:
-        if starts:
-            await rig.start()
+        await rig.start()
         yield rig
     finally:
         await rig.stop()

@@ -154,8 +154,12 @@ def test_tls(dovecot: Dovecot, tmp_path: Path, mode: str) -> None:
     async def body(reactor: Reactor) -> None:
         async with fetched(reactor, tmp_path, port, **with_tls(dovecot.ca, mode)) as rig:
             assert await rig.take(1) == ["0"]
-            await rig.in_thread(dovecot.append, mail(1))  # IDLE, too
-            assert await rig.take(1) == ["1"]
+            logins = dovecot.log.read_text().count("Login: user=<ops>")
+            for number in range(1, 4):  # IDLE, too
+                await rig.until(lambda count=number: rig.detail["marked"] == count)
+                await rig.in_thread(dovecot.append, mail(number))
+                assert await rig.take(1) == [str(number)]
+            assert dovecot.log.read_text().count("Login: user=<ops>") == logins + 3  # those that append
 
     dovecot.append(mail(0))
     run(body)

@@ -14,7 +14,7 @@ import zmq
 from bridges.mail.bookkeeping import Books, Kept, Position, State
 from bridges.mail.giving import Giving, Letter
 from bridges.mail.token import TokenError, token
-from tests.bridges.mailboxes import fetched, mail
+from tests.bridges.mailboxes import fetched, mail, subject
 from tests.bridges.rig import run
 from tests.loops import until
 from tests.servers import Dovecot
@@ -250,3 +250,41 @@ def test_books_that_were_lost_are_no_first_start(tmp_path: Path, rule: str) -> N
 
     with Dovecot(tmp_path) as dovecot:
         run(body)
+
+
+# --- a half that gives receipts --------------------------------------------------------------------------------------
+
+
+def test_a_half_answers_for_mails_and_what_it_refuses_is_put_aside(tmp_path: Path) -> None:
+    endpoint = f"ipc://@zt-{uuid.uuid4().hex}"
+
+    async def body(reactor: Reactor) -> None:
+        half = reactor.context.socket(zmq.ROUTER)
+        half.linger = 0
+        half.bind(endpoint)
+        more = {"quarantine": "Aside", "attempts": 2, "poll_s": 0.2}
+        async with fetched(reactor, tmp_path, dovecot.port, "PUSH", receipts=endpoint, **more) as rig:
+            refused = 0
+
+            def answers() -> bool:
+                nonlocal refused
+                while half.poll(0):
+                    peer, word, number, _topic, _meta, raw = half.recv_multipart()
+                    assert word == b"put"
+                    if subject(raw) == "1":
+                        refused += 1
+                        half.send_multipart([peer, b"refused", number, b"it is too large for the route"])
+                    else:
+                        half.send_multipart([peer, b"taken", number])
+                return bool(rig.detail["quarantined"] == 1 and rig.detail["marked"] == 2)
+
+            await rig.until(answers)
+            assert refused == 2
+            assert "too large for the route" in rig.folder()["trouble"]
+            assert rig.status()["zmq"]["answered_by"] == "the half"
+        half.close()
+
+    with Dovecot(tmp_path) as dovecot:
+        dovecot.append(*[mail(number) for number in range(3)])
+        run(body)
+        assert len(dovecot.uids("Aside")) == 1

@@ -11,7 +11,8 @@ from tests.config.tables import BASE, load
 from tests.config.test_bridges_doc import rows, words
 from tunnel.config import values
 from tunnel.config.bridge_plan import ZmqPlan
-from tunnel.config.mail.imap import SOCKETS, Imap, ImapLogin, ImapPlan, ImapTls
+from tunnel.config.mail.imap import SOCKETS, ImapPlan
+from tunnel.config.mail.imap_model import Imap, ImapLogin, ImapTls
 from tunnel.config.render import duration_text, size_text
 
 ROOT = Path(__file__).resolve().parents[2]
