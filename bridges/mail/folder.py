@@ -96,7 +96,7 @@ class Folder:
             await self._anew(uidvalidity, top, "the database was lost")
         elif known.uidvalidity != uidvalidity:
             await self._anew(uidvalidity, top, f"its UIDVALIDITY was {known.uidvalidity} and is {uidvalidity}")
-        elif top < known.upto:
+        elif 0 < uidnext <= known.upto:
             await self._anew(uidvalidity, top, f"its last UID was {known.upto} and is {top}")
         elif not self._loaded:
             self._position = known

@@ -26,7 +26,7 @@ from imapclient import IMAPClient
 from imapclient.response_parser import parse_fetch_response
 
 from bridges.mail.imap_wire import CONTROLS, ControlError, Imap, No, Refused, select_on, shown
-from bridges.mail.limits import IMAP_LINE_BYTES, IMAP_LIST_UIDS
+from bridges.mail.limits import IMAP_LINE_BYTES, IMAP_LIST_MOST, IMAP_LIST_UIDS
 from bridges.tls import client_context
 from tunnel.config.mail.imap import ImapPlan
 from tunnel.config.values import tcp
@@ -186,7 +186,7 @@ class Client(IMAPClient):  # type: ignore[misc]  # it has no types
                 upto = last if len(kept) == len(mails) else kept[-1][0]
                 found = (Found(uid, int(data[b"RFC822.SIZE"]), _flags(data)) for uid, data in kept)
                 return Listing(tuple(found), upto, max(0, count - int(kept[-1][1][b"SEQ"])))
-            first, step = last + 1, step * 8
+            first, step = last + 1, step * 8 if count <= IMAP_LIST_MOST else min(step * 8, IMAP_LIST_MOST)
         return Listing((), top, 0) if top > after else None
 
     def bodies(self, uids: Sequence[int], most: int) -> dict[int, dict[bytes, Any]]:

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Iterable
 from typing import Any, Final
 
-from bridges.mail.limits import IMAP_CONNECT_S, IMAP_LINE_BYTES
+from bridges.mail.limits import IMAP_ANSWER_BYTES, IMAP_CONNECT_S, IMAP_LINE_BYTES
 from tunnel.config.mail.imap import ImapPlan
 from tunnel.config.values import tcp
 from tunnel.limits import BRIDGE_USER_TIMEOUT_S, KEEPALIVE_IDLE_S
@@ -41,6 +41,9 @@ class Imap(imaplib.IMAP4):
         self._name = (plan.tls.server_name if plan.tls is not None else None) or at.host
         self._wraps = context if plan.mode == "implicit" else None
         self.literal_most = IMAP_LINE_BYTES
+        """Of one literal."""
+        self._left = IMAP_ANSWER_BYTES
+        """... and of the answer to one command, with its lines."""
         super().__init__(self._name, at.port)
 
     def _create_socket(self, timeout: float | None = None) -> socket.socket:
@@ -63,15 +66,27 @@ class Imap(imaplib.IMAP4):
             if data is not None and CONTROLS.search(bytes(data)):
                 self.literal = None  # imaplib's own word for none
                 raise ControlError(f"an argument of {name} has a control character in it; it was not sent")
+        self._left = IMAP_ANSWER_BYTES + self.literal_most
         return super()._command(name, *args)  # type: ignore[misc]  # typeshed leaves it out
 
     def read(self, size: int) -> bytes:
         if size > self.literal_most:
             raise self.abort(f"the server announces {size} bytes where {self.literal_most} are the most")
+        self._count(size)
         data = super().read(size)
         if len(data) < size:
             raise self.abort("the server hung up")
         return data
+
+    def readline(self) -> bytes:
+        line = super().readline()
+        self._count(len(line))
+        return line
+
+    def _count(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise self.abort("the server's answer does not end")
 
 
 def select_on(descriptors: Iterable[int], within_s: float) -> None:

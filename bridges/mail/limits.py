@@ -44,6 +44,8 @@ IMAP_FETCH_BYTES: Final = MIB
 """... and their bytes; one larger mail goes alone."""
 IMAP_LIST_UIDS: Final = 512
 """UIDs that are asked for at a time, more where they are sparse: a folder of a million mails is never listed whole."""
+IMAP_LIST_MOST: Final = 16_384
+"""... so many at most, in a folder that holds more mails than that."""
 IMAP_MARK_MAILS: Final = 100
 """Mails of one STORE or MOVE: command lines stay short (RFC 7162, 4, has servers take 8192 bytes)."""
 IMAP_ATTEMPTS: Final = 5
@@ -69,6 +71,8 @@ IMAP_CLOSE_S: Final = 3.0
 """An orderly stop waits so long for answers, and for the last marks."""
 IMAP_LINE_BYTES: Final = 64 * KIB
 """Literals beside mails: names, envelopes. A server that announces more is not believed."""
+IMAP_ANSWER_BYTES: Final = 16 * MIB
+"""The answer to one command, beside the largest mail that it may hold."""
 TOKEN_S: Final = 30.0
 TOKEN_BYTES: Final = 16 * KIB
 """What a token command may take, and print."""

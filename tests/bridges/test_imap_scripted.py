@@ -295,6 +295,39 @@ def test_more_than_was_asked_for_is_not_read(server: FakeImap, tmp_path: Path) -
     run(body)
 
 
+def test_an_answer_that_does_not_end(server: FakeImap, tmp_path: Path) -> None:
+    server.answers["SELECT"] = lambda tag, rest: [b"* OK " + b"x" * 60_000] * 400
+
+    async def body(reactor: Reactor) -> None:
+        async with fetched(reactor, tmp_path, server.port) as rig:
+            await rig.until(lambda: "does not end" in rig.status()["reason"])
+
+    run(body)
+
+
+def test_a_folder_whose_last_mails_are_gone_was_not_renumbered(server: FakeImap, tmp_path: Path) -> None:
+    """A server that does not tell UIDNEXT."""
+
+    async def body(reactor: Reactor) -> None:
+        async with fetched(reactor, tmp_path, server.port) as rig:
+            await rig.take(3)
+            await rig.until(lambda: rig.detail["marked"] == 3)
+            await rig.stop()
+            server.mails.clear()
+            server.answers["SELECT"] = lambda tag, rest: [
+                b"* 0 EXISTS",
+                b"* OK [UIDVALIDITY 7] valid",
+                tag + b" OK done",
+            ]
+            await rig.start()
+            await rig.until(lambda: rig.status()["state"] == "up")
+            server.mails[4] = mail(4)
+            rig.bridge._mailboxes[0].wake()  # type: ignore[union-attr]
+            assert await rig.take(1) == ["4"]
+
+    run(body)
+
+
 @pytest.mark.parametrize("how", ["hangs up", "says NO", "says nonsense"])
 def test_a_mail_that_the_server_stumbles_over_goes_to_quarantine(server: FakeImap, tmp_path: Path, how: str) -> None:
     def fetch(tag: bytes, rest: bytes) -> Sequence[bytes] | None:
