@@ -21,7 +21,7 @@ from tests.bridges.mailboxes import mail, subject
 from tests.faults.rig import FULL
 from tests.servers import Dovecot
 from tests.tunnel_pair import ROOT, Tunnel
-from tests.waiting import until
+from tests.waiting import elapse, until
 from tunnel.control import ask
 from tunnel.errors import NotRunningError
 
@@ -126,7 +126,7 @@ def test_kill_9_between_hand_over_and_mark(world: tuple[World, Dovecot]) -> None
             seen += made.look(answer=answers)
             assert time.monotonic() < deadline, made.detail()
         if dice.random() < 0.5:
-            time.sleep(dice.random() * 0.05)  # from the answer to the mark, and a little beyond
+            elapse(dice.random() * 0.05)  # from the answer to the mark, and a little beyond
         told = made.detail() if kill % 4 == 0 else None
         made.kill()
         if told is not None:
