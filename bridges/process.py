@@ -38,6 +38,7 @@ KINDS: Final[dict[BridgeKind, tuple[str, str]]] = {
     "tcp-client": ("bridges.tcp_client", "TcpClient"),
     "smtp-server": ("bridges.smtp_server", "SmtpServer"),
     "smtp-client": ("bridges.smtp_client", "SmtpClient"),
+    "imap": ("bridges.imap", "ImapBridge"),
 }
 """kind → the module, imported only where it is needed, and the class, made from (BridgePlan, Reactor, Log).
 

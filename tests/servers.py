@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import grp
+import itertools
 import os
 import pwd
 import shutil
@@ -17,11 +19,13 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
+from imapclient import IMAPClient
 
 from tests.waiting import free_port, until
 from tunnel.supervise.child import die_with_parent
@@ -365,6 +369,169 @@ postlog unix-dgram n - n - 1 postlogd
     def __exit__(self, *told: object) -> None:
         super().__exit__(*told)
         shutil.rmtree(self.home, ignore_errors=True)
+
+
+class Dovecot(Server):
+    """A Dovecot with the user `ops`, password `secret`, and mail in Maildir; TLS with a certificate for `localhost`.
+
+    `port` is plain IMAP (STARTTLS too), `tls_port` TLS from the first byte, `ca` the authority of its certificate.
+    `settings`: lines of its configuration, after ours.
+    """
+
+    user, password = "ops", "secret"
+
+    def __init__(self, folder: Path, settings: str = "") -> None:
+        self.ca = folder / "dovecot-ca.pem"
+        super().__init__(Path(tempfile.mkdtemp(prefix="dc", dir="/tmp")))  # its sockets' paths must be short
+        self.folder.chmod(0o755)  # it will not be root, and the tests' folders are root's alone
+        self.program = program("dovecot")
+        self.settings = settings
+        self.tls_port = free_port()
+        self.mail = self.folder / "mail"
+        self.mail.mkdir()
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(self.ca)
+        authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(self.folder / "cert.pem")
+        self._numbers = itertools.count(1)
+        self._own(self.mail)
+
+    def command(self) -> list[str]:
+        root = os.geteuid() == 0
+        me, group = getpass.getuser(), grp.getgrgid(os.getegid()).gr_name
+        mail_user, mail_group = (_MAIL_USER, _MAIL_USER) if root else (me, group)
+        ours = "" if root else f"default_internal_user={me}\ndefault_internal_group={group}\ndefault_login_user={me}\n"
+        chroot = "" if root else "chroot ="
+        config = self.folder / "dovecot.conf"
+        config.write_text(
+            f"""
+base_dir = {self.folder}/run
+state_dir = {self.folder}/state
+log_path = /dev/stderr
+auth_verbose = yes
+protocols = imap
+listen = 127.0.0.1
+ssl = yes
+ssl_cert = <{self.folder}/cert.pem
+ssl_key = <{self.folder}/cert.pem
+disable_plaintext_auth = no
+auth_mechanisms = plain login
+mail_location = maildir:{self.mail}/%u
+first_valid_uid = 1
+mail_max_userip_connections = 100
+maildir_stat_dirs = no
+{ours}
+namespace inbox {{
+  inbox = yes
+  separator = /
+}}
+passdb {{
+  driver = static
+  args = user={self.user} password={self.password}
+}}
+userdb {{
+  driver = static
+  args = uid={mail_user} gid={mail_group} home={self.mail}/%u
+}}
+service anvil {{
+  {chroot}
+}}
+service stats {{
+  {chroot}
+}}
+service imap-login {{
+  {chroot}
+  service_count = 0
+  inet_listener imap {{
+    port = {self.port}
+  }}
+  inet_listener imaps {{
+    port = {self.tls_port}
+  }}
+}}
+{self.settings}
+"""
+        )
+        return [self.program, "-F", "-c", str(config)]
+
+    def stop(self) -> None:
+        """Its sessions too: some have a process group of their own."""
+        left = [] if self.process is None else descendants(self.process.pid)
+        super().stop()
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        until(lambda: not answers(self.port), 10, "somebody still listens")  # they share the listening socket
+
+    def __exit__(self, *told: object) -> None:
+        super().__exit__(*told)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # --- what lies there ---------------------------------------------------------------------------------------------
+
+    def client(self) -> IMAPClient:
+        """Logged in; close it by `logout`, or use it in a `with`."""
+        client = IMAPClient("127.0.0.1", self.port, ssl=False, timeout=20)
+        client.login(self.user, self.password)
+        return client
+
+    def append(self, *mails: bytes, folder: str = "INBOX") -> None:
+        """By IMAP."""
+        with self.client() as client:
+            if not client.folder_exists(folder):
+                client.create_folder(folder)
+            for mail in mails:
+                client.append(folder, mail)
+
+    def deliver(self, mails: Iterable[bytes]) -> None:
+        """Into INBOX's Maildir, as a delivery agent does."""
+        box = self.mail / self.user
+        for name in ("new", "cur", "tmp"):
+            (box / name).mkdir(parents=True, exist_ok=True)
+        for mail in mails:
+            name = f"{1_600_000_000 + next(self._numbers)}.M0P0.test,S={len(mail)},W={len(mail)}"
+            (box / "tmp" / name).write_bytes(mail)
+            self._own(box / "tmp" / name)
+            (box / "tmp" / name).rename(box / "new" / name)
+        for path in (box, *box.iterdir()):
+            self._own(path)
+
+    def clear(self) -> None:
+        """Nothing lies anywhere, and nobody is logged in."""
+        self.stop()
+        shutil.rmtree(self.mail / self.user, ignore_errors=True)
+        self.start()
+
+    def uids(self, folder: str = "INBOX", criteria: str = "ALL") -> list[int]:
+        with self.client() as client:
+            if not client.folder_exists(folder):
+                return []
+            client.select_folder(folder, readonly=True)
+            return list(client.search(criteria))
+
+    def renumber(self) -> None:
+        """INBOX gets another UIDVALIDITY, and its mails UIDs from 1."""
+        self.stop()
+        box = self.mail / self.user
+        head = (box / "dovecot-uidlist").read_text().split()
+        validity = next(int(word[1:]) for word in head if word.startswith("V"))
+        for path in box.glob("dovecot*"):
+            path.unlink()
+        (box / "dovecot-uidlist").write_text(f"3 V{validity + 1000} N1\n")
+        self._own(box / "dovecot-uidlist")
+        self.start()
+
+    def kick(self) -> None:
+        """Every connection is ended, with BYE."""
+        doveadm = [program("doveadm"), "-c", str(self.folder / "dovecot.conf"), "kick", self.user]
+        subprocess.run(doveadm, check=True, capture_output=True)
+
+    def _own(self, path: Path) -> None:
+        if os.geteuid() == 0:
+            shutil.chown(path, _MAIL_USER, _MAIL_USER)
+
+
+_MAIL_USER = "dovecot"
+"""Whose the mails are where root runs the tests."""
 
 
 def new_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> None:

@@ -54,11 +54,18 @@ class HandOver:
     """
 
     def __init__(
-        self, reactor: Reactor, plan: ZmqPlan, on_room: Callable[[], None], again_s: float = GIVE_AGAIN_S
+        self,
+        reactor: Reactor,
+        plan: ZmqPlan,
+        on_room: Callable[[], None],
+        again_s: float = GIVE_AGAIN_S,
+        on_late: Callable[[], None] | None = None,
     ) -> None:
+        """`on_late`: called in place of giving again what has waited too long, or was with somebody who went away."""
         self._loop = reactor.loop
         self._on_room = on_room
         self._again_s = again_s
+        self._on_late = on_late
         self._given: dict[int, _Given] = {}
         """By number, those whose deadline comes first before the others."""
         self._bytes = 0
@@ -127,6 +134,17 @@ class HandOver:
             self.zmq.close()
         if self._giver is not None:
             self._giver.close()
+
+    @property
+    def answers(self) -> bool:
+        """Whether anybody answers for mails here at all."""
+        return self._asks or self._giver is not None
+
+    @property
+    def judges(self) -> bool:
+        """Whether a mail without an answer says anything of whoever has it: an application has taken what it was given.
+        (A half answers when its route's promise holds, after hours where the link is down.)"""
+        return self._asks and self.zmq is not None and not self.zmq.outlet.blocked
 
     @property
     def reason(self) -> str:
@@ -198,6 +216,9 @@ class HandOver:
         if self.zmq is not None and not self.zmq.outlet.blocked:
             for number, given in tuple(self._given.items()):
                 if given.deadline > now:
+                    break
+                if self._on_late is not None:
+                    self._on_late()
                     break
                 given.deadline = now + self._again_s
                 self._given[number] = self._given.pop(number)

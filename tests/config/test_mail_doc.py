@@ -105,6 +105,7 @@ def test_the_examples_are_right(tmp_path: Path) -> None:
         folder = tmp_path / str(number)
         folder.mkdir()
         routes = "  alarms: {pattern: pubsub, from: plant bind local, to: dmz bind local}\n"
+        routes += "  tickets: {pattern: pipeline, from: plant bind local, to: dmz bind local}\n"
         routes += "  mails: {pattern: pipeline, from: dmz bind local, to: plant bind local}\n"
         table = load(folder, BASE + routes + example.split("```")[0])
         assert len(table.model.bridges) == 1

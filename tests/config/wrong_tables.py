@@ -690,35 +690,28 @@ bridge(
     "side: plant|kind: ▶exec|zmq: PUSH connect route:weights",
     "'exec' is no kind of bridge. There are tcp-server, tcp-client",
 )
-bridge("a bridge without zmq", "@side: plant|kind: ▶imap", "'zmq:' is missing here", f"imap bridges are {LATER}")
+MADE = "kind: tcp-server|listen: tcp://127.0.0.1:4001"
+bridge("a bridge without zmq", f"@side: plant|{MADE}", "'zmq:' is missing here")
 bridge(
     "a wrong socket for a route",
-    "side: plant|kind: ▶imap|zmq: ▶PULL connect route:weights",
-    LATER,
+    f"side: plant|{MADE}|zmq: ▶PULL connect route:weights",
     "a PULL cannot talk to weights at plant: its 'from' end of pipeline wants PUSH",
 )
-bridge("an unknown route", "side: plant|kind: ▶imap|zmq: ▶PUSH connect route:weight", LATER, "Did you mean 'weights'?")
-bridge("an unknown socket", "side: plant|kind: ▶imap|zmq: ▶PUHS connect route:weights", LATER, "Did you mean 'PUSH'?")
+bridge("an unknown route", f"side: plant|{MADE}|zmq: ▶PUSH connect route:weight", "Did you mean 'weights'?")
+bridge("an unknown socket", f"side: plant|{MADE}|zmq: ▶PUHS connect route:weights", "Did you mean 'PUSH'?")
 bridge(
     "a bridge that binds a route",
-    "side: plant|kind: ▶imap|zmq: ▶PUSH bind route:weights",
-    LATER,
+    f"side: plant|{MADE}|zmq: ▶PUSH bind route:weights",
     "write 'PUSH connect route:weights'",
 )
-bridge(
-    "a bridge at an unknown side",
-    "side: ▶plnt|kind: ▶imap|zmq: PUSH connect route:weights",
-    "Did you mean 'plant'?",
-    LATER,
-)
+bridge("a bridge at an unknown side", f"side: ▶plnt|{MADE}|zmq: PUSH connect route:weights", "Did you mean 'plant'?")
 bridge(
     "a bridge to an end that connects",
-    "side: plant|kind: ▶imap|zmq: ▶REP connect route:orders",
-    LATER,
+    "side: plant|kind: tcp-client|connect: tcp://10.0.0.7:4001|zmq: ▶REP connect route:orders",
     "let it 'bind local'",
 )
-bridge("a bridge's bad endpoint", "side: plant|kind: ▶imap|zmq: ▶PUSH connect tcp://a", LATER, "has no port")
-bridge("a bridge's socket in a word", "side: plant|kind: ▶imap|zmq: ▶PUSH", LATER, "a bridge's socket is written")
+bridge("a bridge's bad endpoint", f"side: plant|{MADE}|zmq: ▶PUSH connect tcp://a", "has no port")
+bridge("a bridge's socket in a word", f"side: plant|{MADE}|zmq: ▶PUSH", "a bridge's socket is written")
 
 
 def server(name: str, lines: str, *words: str, zmq: str = "PUSH connect route:weights") -> None:
@@ -785,6 +778,64 @@ bridge(
     "side: plant|kind: tcp-client|connect: tcp://10.0.0.7:4001|zmq: ▶REP bind tcp://192.0.2.1:4002",
     "let a route bind it",
 )
+
+# --- imap ------------------------------------------------------------------------------------------------------------
+
+
+def mailbox(name: str, lines: str, *words: str, zmq: str = "PUSH connect route:weights") -> None:
+    """An imap at plant that is right but for these lines."""
+    connect = "" if "connect:" in lines else "connect: tcp://mail.example.com:993|"
+    login = "" if "login:" in lines else "login: {user: ops, password: {env: P}}|"
+    bridge(name, f"side: plant|kind: imap|{connect}{login}zmq: {zmq}|{lines}", *words)
+
+
+bridge(
+    "a mailbox without connect",
+    "@side: plant|kind: imap|login: {user: ops, password: {env: P}}|zmq: PUSH connect route:weights",
+    "'connect:' is missing here",
+)
+mailbox("a mailbox in a file", "connect: ▶ipc://mail.sock", "a mail server is at tcp://HOST:PORT")
+mailbox("a mailbox without a port", "connect: ▶tcp://mail.example.com", "has no port")
+mailbox("a mailbox with a password in its address", "connect: ▶tcp://ops:x@mail.example.com:993", "a user or password")
+mailbox("a socket of no mailbox", "", "an imap has no PULL", zmq="▶PULL connect tcp://127.0.0.1:4003")
+mailbox("a login without a password", "login: ▶{user: ops}", "'password:' or 'token_command:' is missing")
+mailbox(
+    "a login with both",
+    "login: {user: ops, password: {env: P}, ▶token_command: [token]}",
+    "a password or a token, not both",
+)
+mailbox(
+    "a password of a mailbox in the table",
+    "login: {user: ops, password: ▶secret}",
+    "a secret is never written into a table",
+)
+mailbox("a user with a line's end", 'login: {user: ▶"o\\r\\nps", password: {env: P}}', "a user has a control character")
+mailbox("a token by a program near by", "login: {user: ops, token_command: ▶[./token]}", "its absolute path")
+mailbox("no user", "login: {user: ▶'', password: {env: P}}", "a user has 1 to 255 bytes")
+mailbox("readable by everybody", "tls: {mode: ▶none}", "reads the password and the mails")
+mailbox("insecure with TLS", "tls: {▶insecure: true}", "insecure: is for mode: none")
+mailbox(
+    "an authority for nothing",
+    "connect: tcp://127.0.0.1:143|tls: {mode: none, ▶ca: x}",
+    "ca: is for TLS, and mode: none has none",
+)
+mailbox("TLS in an unknown way", "tls: {mode: ▶ssl}", "'ssl' is no mode")
+mailbox("no folder", "folder: ▶[]", "this list is empty; name a folder")
+mailbox("too many folders", "folder: ▶[a, b, c, d, e, f, g, h, i]", "at most 8 folders")
+mailbox("a folder twice", "folder: [INBOX, ▶inbox]", "'inbox' stands here twice")
+mailbox("a folder with a line's end", 'folder: ▶"a\\nb"', "the name of a folder has a control character")
+mailbox("a move to where it came from", "after: ▶{move: Inbox}", "mails would be fetched from there again")
+mailbox("a quarantine where it came from", "folder: A|quarantine: ▶A", "mails would be fetched from there again")
+mailbox("done in an unknown way", "after: ▶sen", "Did you mean 'seen'?")
+mailbox("done in two ways", "after: ▶{move: A, keyword: b}", "is one of seen, delete, none, {keyword: NAME}")
+mailbox("a flag of the system", "after: ▶{keyword: '\\Answered'}", "is no keyword")
+mailbox("a keyword of two", "after: ▶{keyword: 'a b'}", "is no keyword")
+mailbox("since yesterday", "since: ▶yesterday", "is no choice for since")
+mailbox("renumbered in an unknown way", "rebaseline: ▶ignore", "is no choice for rebaseline")
+mailbox("never put aside", "attempts: ▶0", "at least 1")
+mailbox("a poll without a unit", "poll: ▶5", "has no unit")
+mailbox("a mail too large for a frame", "max_message: ▶100MiB", "a mail has at most 64MiB here")
+mailbox("a key that a mailbox has not", "▶folders: INBOX", "Did you mean 'folder'?")
 
 # --- several at once -------------------------------------------------------------------------------------------------
 

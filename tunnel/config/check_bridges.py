@@ -9,7 +9,7 @@ from tunnel.config.bridge_model import KINDS, Tcp, TcpClient, TcpServer
 from tunnel.config.check_ends import tell_open
 from tunnel.config.checking import Checking
 from tunnel.config.mail import MAIL
-from tunnel.config.model import LATER_KINDS, Bridge, BridgeSocket
+from tunnel.config.model import Bridge, BridgeSocket
 from tunnel.config.nodes import Path
 from tunnel.config.table import APPLICATIONS, sides_of
 from tunnel.config.values import listing, suggest, those_there_are
@@ -32,11 +32,8 @@ def check(c: Checking) -> None:
                 _route(c, bridge, said, place, side_known)
             if said is not None and said.method == "bind":
                 _private(c, said, place)
-        if bridge.kind in LATER_KINDS:
-            c.tell((*path, "kind"), f"{bridge.kind} bridges are not in this version yet; {LATER_KINDS[bridge.kind]}.")
-        elif bridge.kind is not None and bridge.kind not in KINDS:
-            known = (*KINDS, *LATER_KINDS)
-            hint = suggest(bridge.kind, known) or f" There are {listing(KINDS, 'and')}."
+        if bridge.kind is not None and bridge.kind not in KINDS:
+            hint = suggest(bridge.kind, KINDS) or f" There are {listing(KINDS, 'and')}."
             c.tell((*path, "kind"), f"{bridge.kind!r} is no kind of bridge.{hint}")
         elif isinstance(bridge, Tcp):
             _tcp(c, bridge, path, part.broken)

@@ -312,9 +312,6 @@ class Link(Model):
 
 
 SOCKETS: Final = ("REQ", "REP", "DEALER", "ROUTER", "PUB", "SUB", "XPUB", "XSUB", "PUSH", "PULL", "PAIR")
-LATER_KINDS: Final = {
-    "imap": "let a program of yours fetch the mail and push it to the route",
-}
 
 
 class BridgeSocket(Model):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from tunnel.config.mail import smtp_client, smtp_server
+from tunnel.config.mail import imap, smtp_client, smtp_server
 from tunnel.config.mail.kind import MailKind
 
 MAIL: Final[dict[str, MailKind]] = {
     "smtp-server": smtp_server.KIND,
     "smtp-client": smtp_client.KIND,
+    "imap": imap.KIND,
 }
