@@ -18,6 +18,8 @@ from tests.bridges.mailboxes import fetched, mail, subject
 from tests.bridges.rig import run
 from tests.loops import until
 from tests.servers import Dovecot
+from tests.waiting import free_port
+from tests.waiting import until as until_now
 from tunnel.config.bridge_plan import ZmqPlan
 from tunnel.config.plan import Endpoint
 from tunnel.reactor import Reactor
@@ -72,7 +74,7 @@ class Desk:
 
     def __init__(self, reactor: Reactor, again_s: float) -> None:
         self._reactor = reactor
-        self.endpoint = f"ipc:///tmp/zt-{uuid.uuid4().hex}"
+        self.endpoint = f"tcp://127.0.0.1:{free_port()}"  # a path would be removed by whoever had it before
         self.application: zmq.Socket[bytes] | None = None
         plan = ZmqPlan("REQ", (Endpoint("connect", self.endpoint),))
         self.giving = Giving(reactor, plan, lambda: None, again_s)
@@ -94,9 +96,17 @@ class Desk:
         return lambda: self.taken.append(name), self.refused.append, failed
 
     def come(self) -> None:
-        self.application = self._reactor.context.socket(zmq.ROUTER)
-        self.application.linger = 0
-        self.application.bind(self.endpoint)
+        self.application = made = self._reactor.context.socket(zmq.ROUTER)
+        made.linger = 0
+
+        def bound() -> bool:
+            try:
+                made.bind(self.endpoint)
+            except zmq.ZMQError:  # the one before is closing still
+                return False
+            return True
+
+        until_now(bound, 10, self.endpoint)
 
     def leave(self) -> None:
         assert self.application is not None
@@ -118,7 +128,6 @@ class Desk:
         self.giving.close()
         if self.application is not None:
             self.leave()
-        Path(self.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
 
 
 def with_desk(body: Callable[[Desk], object], again_s: float = 30.0) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import uuid
-from pathlib import Path
 
 import zmq
 
@@ -12,6 +11,7 @@ from bridges.mail import handover
 from bridges.mail.handover import HandOver
 from tests.bridges.rig import run
 from tests.loops import until
+from tests.waiting import free_port
 from tunnel.config.bridge_plan import ZmqPlan
 from tunnel.config.plan import Endpoint
 from tunnel.reactor import Reactor
@@ -76,7 +76,7 @@ def test_what_is_not_answered_in_time_is_given_again() -> None:
 
 def test_what_an_application_had_with_it_when_it_went_is_given_to_the_next_at_once() -> None:
     async def body(reactor: Reactor) -> None:
-        at = f"ipc:///tmp/zt-{uuid.uuid4().hex}"
+        at = f"tcp://127.0.0.1:{free_port()}"
         application = reactor.context.socket(zmq.ROUTER)
         application.bind(at)
         made = HandOver(reactor, plan("DEALER", at), lambda: None, again_s=600)
@@ -100,7 +100,6 @@ def test_what_an_application_had_with_it_when_it_went_is_given_to_the_next_at_on
         assert made.may_repeat == 1
         made.close()
         following.close(0)
-        Path(at.removeprefix("ipc://")).unlink(missing_ok=True)
 
     run(body)
 
