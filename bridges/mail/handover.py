@@ -37,6 +37,10 @@ _NUMBER: Final = struct.Struct("!Q")
 _ASKING: Final = ("REQ", "DEALER")
 
 
+def _nothing() -> None:
+    """What is asked for is answered later."""
+
+
 @dataclass(slots=True)
 class _Given:
     """One mail under way."""
@@ -44,7 +48,9 @@ class _Given:
     pieces: tuple[Segment, ...] | Whole
     size: int
     then: Then
-    deadline: float
+    deadline: float = 0.0
+    sent: bool = False
+    """The socket has taken it; from then on it may wait until the deadline."""
 
 
 class HandOver:
@@ -67,11 +73,13 @@ class HandOver:
         self._again_s = again_s
         self._on_late = on_late
         self._given: dict[int, _Given] = {}
-        """By number, those whose deadline comes first before the others."""
+        """By number."""
         self._bytes = 0
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._repeated = 0
+        self._left = False
+        """Whoever was connected has gone."""
         self._plan = plan
         self._asks = plan.socket in _ASKING
         self._alone = len(plan.endpoints) == 1
@@ -84,7 +92,8 @@ class HandOver:
         else:
             kind = "DEALER" if self._asks else plan.socket
             self.zmq = ZmqSide(reactor, plan, kind, MAIL_BYTES, self._heard, lambda: None, immediate=self._asks)
-            self._monitor = Monitor(reactor, self.zmq.socket, self._on_event, zmq.Event.DISCONNECTED)
+            events = zmq.Event.DISCONNECTED | zmq.Event.HANDSHAKE_SUCCEEDED
+            self._monitor = Monitor(reactor, self.zmq.socket, self._on_event, events)
 
     def __repr__(self) -> str:
         return f"<HandOver given={len(self._given)} bytes={self._bytes}>"
@@ -101,7 +110,7 @@ class HandOver:
     def give(self, number: int, frames: Sequence[bytes], then: Then) -> None:
         """Hand a mail over; `number` is the caller's, and in no use at the moment."""
         size = sum(map(len, frames))
-        given = _Given((), size, then, self._loop.time() + self._again_s)
+        given = _Given((), size, then)
         self._given[number] = given
         self._bytes += size
         if self._giver is not None:
@@ -109,7 +118,7 @@ class HandOver:
             return
         message = [_NUMBER.pack(number), b"", *frames] if self._asks else list(frames)
         given.pieces = pieces_of(message) if size < LARGE_BYTES else Whole(message)
-        self._send(given, None if self._asks else lambda: self._answered(number, ""))
+        self._send(given, _nothing if self._asks else lambda: self._answered(number, ""))
         if self._asks and self._timer is None:
             self._timer = self._loop.call_later(BRIDGE_TICK_S, self._on_time)
 
@@ -177,9 +186,16 @@ class HandOver:
             "answered_by": self.answered_by,
         }
 
-    def _send(self, given: _Given, done: Callable[[], None] | None = None) -> None:
+    def _send(self, given: _Given, done: Callable[[], None] = _nothing) -> None:
         assert self.zmq is not None
-        self.zmq.outlet.put(given.pieces, done)
+
+        def taken() -> None:
+            given.sent = True
+            given.deadline = self._loop.time() + self._again_s
+            done()
+
+        given.sent = False
+        self.zmq.outlet.put(given.pieces, taken)
         self.zmq.poke()
 
     def _heard(self, messages: list[list[bytes]]) -> None:
@@ -199,8 +215,14 @@ class HandOver:
             self._on_room()
 
     def _on_event(self, event: MonitorEvent) -> None:
-        """Whoever was to answer is gone, and what it had with it."""
-        if event.kind == zmq.Event.DISCONNECTED and self._asks and self._alone:
+        """Whoever was to answer has gone, and what he had with him; so has what the socket took since, until somebody
+        is there again (it says so before it takes no more)."""
+        if not self._asks or not self._alone:
+            return
+        if event.kind == zmq.Event.DISCONNECTED:
+            self._left = True
+        elif self._left:
+            self._left = False
             now = self._loop.time()
             for given in self._given.values():
                 given.deadline = now
@@ -208,21 +230,17 @@ class HandOver:
                 self._on_time()
 
     def _on_time(self) -> None:
-        """Give again what has waited too long, unless the socket has not even taken what it was given."""
+        """Give again what the socket has taken, and nobody has answered for, too long ago."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
         now = self._loop.time()
-        if self.zmq is not None and not self.zmq.outlet.blocked:
-            for number, given in tuple(self._given.items()):
-                if given.deadline > now:
-                    break
-                if self._on_late is not None:
-                    self._on_late()
-                    break
-                given.deadline = now + self._again_s
-                self._given[number] = self._given.pop(number)
-                self._repeated += 1
+        late = [given for given in self._given.values() if given.sent and given.deadline <= now]
+        if late and self._on_late is not None:
+            self._on_late()
+        else:
+            self._repeated += len(late)
+            for given in late:
                 self._send(given)
         if self._given and not self._closed:
             self._timer = self._loop.call_later(BRIDGE_TICK_S, self._on_time)
