@@ -155,6 +155,8 @@ def run(body: Callable[[Reactor], Any], loop: str = "default", within_s: float =
 
 # --- processes -------------------------------------------------------------------------------------------------------
 
+LISTENING = ("tcp-server", "smtp-server")
+
 
 class BridgeProcess:
     """`python -m bridges.process` of a table with one bridge."""
@@ -173,8 +175,9 @@ class BridgeProcess:
         self._limit = limit
         for side in ("dmz", "plant"):
             write_pair(folder / "keys", side)
-        server = {"kind": "tcp-server", "listen": f"tcp://127.0.0.1:{self.port}"}
-        told = {"side": "plant", **(server if "kind" not in bridge else {}), **bridge}
+        told = {"side": "plant", "kind": "tcp-server", **bridge}
+        if told["kind"] in LISTENING:
+            told = {"listen": f"tcp://127.0.0.1:{self.port}"} | told
         at = f"tcp://127.0.0.1:{free_port()}"
         table = {
             "version": 1,
@@ -197,7 +200,7 @@ class BridgeProcess:
             until_now(lambda: self._begun(self.try_status()), 20, self.log.read_text)
 
     def _begun(self, status: dict[str, Any] | None) -> bool:
-        return status is not None and (status["kind"] != "tcp-server" or status["state"] == "listening")
+        return status is not None and (status["kind"] not in LISTENING or status["state"] == "listening")
 
     def try_status(self) -> dict[str, Any] | None:
         """None while it does not answer; fails when the process has ended."""
