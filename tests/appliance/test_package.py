@@ -6,12 +6,15 @@ two machines and to the end.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import bcrypt
 import pytest
+import trustme
 
 from tests.appliance.boxes import Box, boxes, package, run, skip_unless_bootable
 from tests.waiting import until
@@ -51,6 +54,37 @@ bridges:
       kind: line
     zmq: PUSH connect route:weights
 """
+MAIL = """\
+  post:
+    side: dmz
+    kind: smtp-server
+    listen: tcp://127.0.0.1:25
+    tls:
+      cert: mail/cert.pem
+      key: keys/mail.pem
+    users: keys/users
+    require_login: true
+    zmq: PUSH connect route:mail
+    recipients:
+      known:
+        match: "*@example.test"
+        known: mail/known
+  out:
+    side: plant
+    kind: smtp-client
+    zmq: PULL connect route:mail
+    direct: true
+    allow_to: "*@example.test"
+"""
+"""More bridges of TABLE: mail that comes to one half leaves at the other."""
+MAIL_ROUTE = """\
+  mail:
+    pattern: pipeline
+    delivery: spooled
+    from: dmz bind local
+    to: plant bind local
+bridges:
+"""
 PYTHON = "/usr/lib/ztunnel/bin/python3 -I -c"
 PUSH = """
 import sys, zmq
@@ -67,6 +101,54 @@ socket = zmq.Context().socket(zmq.PULL)
 socket.connect(sys.argv[1])
 print(socket.recv().decode() if socket.poll(20000) else "nothing came")
 """
+SEND = """
+import smtplib, ssl, sys
+raw = b"Subject: an alarm\\r\\n\\r\\n" + (b"x" * 76 + b"\\r\\n") * int(sys.argv[1])
+with smtplib.SMTP("127.0.0.1", 25, timeout=20) as client:
+    client.starttls(context=ssl.create_default_context(cafile="/etc/ztunnel/mail/ca.pem"))
+    client.login("ups", "let me in")
+    for to in ("nobody@example.test", "ups@example.test"):
+        try:
+            client.sendmail("a@example.test", [to], raw)
+            print(to, "taken")
+        except smtplib.SMTPRecipientsRefused as error:
+            print(to, error.recipients[to][0])
+"""
+SINK = """
+import asyncio, dns.message, dns.rdatatype, dns.rrset
+from aiosmtpd.smtp import SMTP
+
+RECORDS = {("example.test.", "MX"): "10 mx.example.test.", ("mx.example.test.", "A"): "127.0.0.2"}
+
+class Names(asyncio.DatagramProtocol):
+    def connection_made(self, transport):
+        self.transport = transport
+    def datagram_received(self, data, who):
+        asked = dns.message.from_wire(data)
+        reply = dns.message.make_response(asked)
+        name, kind = asked.question[0].name, dns.rdatatype.to_text(asked.question[0].rdtype)
+        if (str(name), kind) in RECORDS:
+            reply.answer.append(dns.rrset.from_text(name, 60, "IN", kind, RECORDS[str(name), kind]))
+        self.transport.sendto(reply.to_wire(), who)
+
+class Mails:
+    async def handle_DATA(self, server, session, envelope):
+        came.put_nowait((envelope.mail_from, *envelope.rcpt_tos, len(envelope.content)))
+        return "250 ok"
+
+async def main():
+    global came
+    came, loop = asyncio.Queue(), asyncio.get_running_loop()
+    await loop.create_datagram_endpoint(Names, ("127.0.0.1", 53))
+    await loop.create_server(lambda: SMTP(Mails(), hostname="mx.example.test"), "127.0.0.2", 25)
+    print("listening", flush=True)
+    for _ in range(2):
+        print(*await came.get(), flush=True)
+    await asyncio.sleep(1)
+
+asyncio.run(main())
+"""
+"""A domain with one mail server: its names, and what came to it."""
 SCALE = 'import socket; s = socket.create_connection(("127.0.0.1", 401)); s.sendall(b"12.5 kg\\n"); s.recv(1)'
 
 
@@ -86,6 +168,7 @@ def test_a_package_from_its_build_to_its_purge(tmp_path: Path) -> None:
         a_table_that_is_never_ready(box)
         an_upgrade_waits_for_nobody(box, deb)
         messages_cross(box)
+        mail_crosses(box)
         is_started_again(box)
         the_target_is_all_of_them(box)
         is_ready_all_the_same(box)
@@ -225,6 +308,52 @@ def messages_cross(box: Box) -> None:
     finally:
         weighing.kill()
         weighing.wait()
+
+
+def mail_crosses(box: Box) -> None:
+    """In by port 25 with a login, over a spooled route, out to the server that the DNS names: all as the unit is."""
+    for name, secret in (("dmz", ""), ("plant", "\n    secret:\n      credential: ztunnel.plant")):
+        text = TABLE.format(name=name, secret=secret)
+        put(box, name, text.replace("bridges:\n", MAIL_ROUTE) + MAIL)
+    certificates(box)
+    (box.tree / "etc/resolv.conf").unlink(missing_ok=True)
+    (box.tree / "etc/resolv.conf").write_text("nameserver 127.0.0.1\n")
+    put_script(box, SEND=SEND, SINK=SINK)
+    command = [*box.inside, f'timeout 60 {PYTHON} "$(cat /root/SINK)"']
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sink:  # ends by itself
+        assert sink.stdout is not None
+        assert sink.stdout.readline() == "listening\n"
+        box.run("systemctl reload ztunnel@dmz ztunnel@plant")
+        until(lambda: "127.0.0.1:25 " in box.run("ss -tlnH"), 20, lambda: box.run("ztunnel status dmz", check=False))
+        for lines in (10, 4000):  # in the database; in a file beside it
+            said = box.run(f'{PYTHON} "$(cat /root/SEND)" {lines}').splitlines()
+            assert said == ["nobody@example.test 550", "ups@example.test taken"]
+            size = len("Subject: an alarm\r\n\r\n") + 78 * lines
+            came = sink.stdout.readline()
+            assert came == f"a@example.test ups@example.test {size}\n", box.run("ztunnel status plant", check=False)
+    for name, bridge in (("dmz", "post"), ("plant", "out")):
+        listed = f"ztunnel mail ls {bridge} -t {name} --state open --json"
+        until(
+            lambda listed=listed: json.loads(box.run(listed))["mails"] == [], 20, lambda listed=listed: box.run(listed)
+        )
+        store = f"/var/lib/ztunnel/{name}.{name}/spool/bridge-{bridge}"
+        assert box.run(f"stat -c '%U %a' {store} {store}/mails.db").split("\n")[:2] == ["ztunnel 700", "ztunnel 600"]
+    at_25 = box.run("ss -tlnpH 'sport = :25'")
+    assert box.run(f"ps -o user= -p {found('(?<=pid=)[0-9]+', at_25)}").strip() == "ztunnel", at_25
+
+
+def certificates(box: Box) -> None:
+    """What mail needs below /etc/ztunnel: root's, and the service's group may read it."""
+    folder, keys = box.tree / "etc/ztunnel/mail", box.tree / "etc/ztunnel/keys"
+    folder.mkdir()
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    issued.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    issued.private_key_pem.write_to_path(keys / "mail.pem")
+    (folder / "known").write_text("ups@example.test\n")
+    (keys / "users").write_text(f"ups:{bcrypt.hashpw(b'let me in', bcrypt.gensalt(4)).decode()}\n")
+    box.run("cd /etc/ztunnel/keys && chgrp ztunnel mail.pem users && chmod 640 mail.pem users")
 
 
 def nothing_was_complained_of(box: Box) -> None:

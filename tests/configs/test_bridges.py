@@ -21,6 +21,7 @@ import zmq
 from tests.bridges.mail_sink import sinking
 from tests.configs.test_configs import BRIDGED
 from tests.configs.test_listening import Moved
+from tests.servers import Dovecot
 from tests.supervise.rig import rig
 from tests.waiting import until
 
@@ -96,7 +97,7 @@ def table(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
         yield Running(request.param, here, opened)
 
 
-TRIED = ("scale", "hl7", "plc", "displays", "service", "alarms", "reports", "notify", "mail-relay")
+TRIED = ("scale", "hl7", "plc", "displays", "service", "alarms", "reports", "notify", "tickets", "mail-relay")
 
 
 def only(name: str) -> pytest.MarkDecorator:
@@ -256,6 +257,23 @@ def test_an_event_becomes_a_mail(table: Running) -> None:
         (mail,) = server.mails
     assert (mail.sender, mail.to) == ("plant@example.com", ["ops@example.com"])
     assert b"Subject: pump-3: smoke\r\n" in mail.content
+
+
+@only("tickets")
+def test_a_mail_in_a_mailbox_is_a_task(table: Running, tmp_path: Path) -> None:
+    dovecot = Dovecot(tmp_path)
+    dovecot.tls_port = table.port("link 993")
+    trusting = f"ca: {dovecot.ca}\n      server_name: localhost"
+    table.rig.table.write_text(table.rig.table.read_text().replace("server_name: mail.example.com", trusting))
+    with dovecot:
+        dovecot.append(b"Subject: it does not start\r\n\r\nPump 3.\r\n")
+        table.up()
+        worker = table.zmq(zmq.PULL, "dmz 5557")
+        topic, meta, raw = worker.recv_multipart()
+        assert (topic, raw) == (b"INBOX", b"Subject: it does not start\r\n\r\nPump 3.\r\n")
+        assert json.loads(meta)["folder"] == "INBOX"
+        until(lambda: len(dovecot.uids("Done")) == 1, WITHIN_S, table.bridge)
+        assert dovecot.uids() == []
 
 
 @only("mail-relay")

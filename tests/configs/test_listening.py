@@ -41,6 +41,7 @@ NAMED = {
     "service": {"dmz": ["link 9440", "link 7000"], "plant": []},
     "alarms": {"dmz": ["link 9440", "dmz 5558"], "plant": ["link 25"]},
     "notify": {"dmz": ["link 9440"], "plant": ["plant 5556"]},
+    "tickets": {"dmz": ["link 9440", "dmz 5557"], "plant": []},
     "mail-relay": {"dmz": ["link 9440"], "plant": ["link 25"]},
 }
 """Table → side, or whoever opens ports for it → what may listen there: whose port, and its number in the table."""
@@ -69,6 +70,9 @@ class Moved:
         for side in set(self.sides) - {"dmz", "plant"}:
             write_pair(here.folder / "keys", side)
         here.table.write_text(yaml.safe_dump(table, sort_keys=False))
+        (here.folder / "credentials").mkdir()
+        (here.folder / "credentials" / "tickets").write_text("secret")
+        here.environment["CREDENTIALS_DIRECTORY"] = str(here.folder / "credentials")
 
     def port(self, key: str) -> int:
         return self.ports.setdefault(key, free_port())
