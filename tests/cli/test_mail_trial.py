@@ -1,0 +1,148 @@
+"""`ztunnel mail test` as a user meets it, at an smtp-server: steps, exit codes, JSON, logins."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import zmq
+
+from tests.carriers.certificates import Authority
+from tests.supervise.rig import ZTUNNEL, Rig
+from tests.waiting import free_port, until
+
+
+def begin(side: Rig, *, more: str = "", to: str | None = None) -> int:
+    """The dmz side with an smtp-server; its port."""
+    port = free_port()
+    side.write_table(
+        more=f"""\
+bridges:
+  alarms:
+    side: dmz
+    kind: smtp-server
+    listen: tcp://127.0.0.1:{port}
+    hostname: alarms.example
+    zmq: {to or f"PUSH bind tcp://127.0.0.1:{side.ports['more']}"}
+    recipients:
+      ups:
+        match: ups@*
+{more}"""
+    )
+    side.up("dmz")
+    return port
+
+
+def told(side: Rig, *more: object) -> tuple[int, dict[str, Any]]:
+    done = side.run("mail", "test", *more, "--json")
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_steps_and_exit_codes(side: Rig) -> None:
+    assert side.run("mail", "test", "ups@example.com").returncode == 3
+    begin(side)
+    with zmq.Context() as context, context.socket(zmq.PULL) as pull:
+        pull.connect(f"tcp://127.0.0.1:{side.ports['more']}")
+        done = side.run("mail", "test", "alarms", "ups+west@example.com", "--from", "me@example.com")
+        assert done.returncode == 0, done.stdout + done.stderr
+        head, *lines, empty, last = done.stdout.splitlines()
+        assert (head.split(), empty) == (["STEP", "FOUND", "WHAT", "TO", "DO"], "")
+        assert [line.split()[0] for line in lines if not line.startswith(" ")] == ["ok"] * 5
+        assert last == "bridge alarms: every step is ok."
+        assert pull.poll(10_000)
+        _, meta, raw = pull.recv_multipart()
+        assert json.loads(meta)["from"] == "me@example.com"
+        assert b"Subject: ztunnel mail test of alarms\r\n" in raw
+        assert told(side, "ups@example.com")[0] == 0
+    code, found = told(side, "nobody@example.com")
+    assert (code, found["bridge"], found["side"], found["ok"]) == (1, "alarms", "dmz", False)
+    (step,) = found["steps"]
+    assert step["found"] == "nobody@example.com: 550 5.1.1 nobody of that name here"
+    done = side.run("mail", "test", "nobody@example.com")
+    assert "NOT OK" in done.stdout
+    assert done.stdout.endswith("bridge alarms: mend the first step that is not ok.\n")
+
+
+WRONG = (
+    ("letters", "ups@example.com"),
+    ("ups@example.com", "alarms"),
+    ("alarms", "ups"),
+    ("alarms",),
+    ("alarms", "ups@example.com", "--from", "me"),
+    ("alarms", "ups@example.com\nRCPT"),
+    ("alarms", "ups@example.com", "--user", "ann"),
+)
+
+
+def test_wrong_words(side: Rig) -> None:
+    begin(side)
+    for wrong in WRONG:
+        done = side.run("mail", "test", *wrong, stdin=subprocess.DEVNULL)
+        assert done.returncode == 2, (wrong, done.stdout + done.stderr)
+        assert done.stderr.startswith("ztunnel: ")
+        assert "bug" not in done.stderr
+
+
+def test_a_password_comes_from_a_variable_or_a_terminal(side: Rig, tmp_path: Path) -> None:
+    files = Authority(tmp_path).issue()
+    files.key.chmod(0o600)
+    hashed = bcrypt.hashpw(b"right", bcrypt.gensalt(4)).decode()
+    (tmp_path / "users").write_text(f"ann:{hashed}\n")
+    begin(
+        side,
+        more=f"""\
+    tls:
+      cert: {files.cert}
+      key: {files.key}
+    users: {tmp_path}/users
+    require_login: true
+""",
+    )
+    code, found = told(side, "ups@example.com")
+    assert (code, found["steps"][-1]["step"], found["steps"][-1]["todo"]) == (1, "login", "say --user NAME")
+    for password, expected in (("right", "taken"), ("wrong", "refused")):
+        side.environment["ZTUNNEL_MAIL_PASSWORD"] = password
+        code, found = told(side, "ups@example.com", "--user", "ann")
+        assert expected in [step["step"] for step in found["steps"]], found
+    del side.environment["ZTUNNEL_MAIL_PASSWORD"]
+    assert "login" in _typed(side, "right\n", "mail", "test", "ups@example.com", "--user", "ann", "--json")
+
+
+def _typed(side: Rig, text: str, *arguments: str) -> str:
+    """On a terminal, which shows nothing of what was typed; stdout."""
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            [*ZTUNNEL, *arguments],
+            env=side.environment,
+            cwd=side.folder,
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            text=True,
+            start_new_session=True,
+        )
+        seen = b""
+
+        def asked() -> bool:
+            nonlocal seen
+            os.set_blocking(ours, False)
+            with contextlib.suppress(BlockingIOError):
+                seen += os.read(ours, 4096)
+            return b"Password" in seen
+
+        until(asked, 20, lambda: seen)
+        os.write(ours, text.encode())
+        stdout, _ = process.communicate(timeout=60)
+        asked()
+        assert text.strip().encode() not in seen
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    return stdout
