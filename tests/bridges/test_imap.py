@@ -441,7 +441,7 @@ def test_a_disk_that_fails_stops_fetching_and_nothing_is_lost(
             file = rig.plan.own.file
             hidden = file.rename(file.with_name("hidden"))  # and the connection to it breaks at the next attempt
             assert rig.bridge is not None
-            rig.bridge._books.database._abandon()
+            rig.bridge.books.database._abandon()
             rig.application.answer(held[0])
             await rig.in_thread(dovecot.append, mail("more"))
             await rig.until(lambda: "the file has vanished" in str(rig.status()))
