@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bridges.mail import ledger, mailbox
+from tests.bridges.mail_disk import abandoned
 from tests.bridges.mailboxes import fetched, mail, mails, meta_of, subject, with_tls
 from tests.bridges.rig import run
 from tests.relay import Relay
@@ -441,7 +442,7 @@ def test_a_disk_that_fails_stops_fetching_and_nothing_is_lost(
             file = rig.plan.own.file
             hidden = file.rename(file.with_name("hidden"))  # and the connection to it breaks at the next attempt
             assert rig.bridge is not None
-            rig.bridge.books.database._abandon()
+            await abandoned(rig.bridge.books.database)
             rig.application.answer(held[0])
             await rig.in_thread(dovecot.append, mail("more"))
             await rig.until(lambda: "the file has vanished" in str(rig.status()))
