@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import pty
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,9 @@ import bcrypt
 import zmq
 
 from tests.carriers.certificates import Authority
-from tests.supervise.rig import ZTUNNEL, Rig
-from tests.waiting import free_port, until
+from tests.cli.terminal import typed
+from tests.supervise.rig import Rig
+from tests.waiting import free_port
 
 
 def begin(side: Rig, *, more: str = "", to: str | None = None) -> int:
@@ -111,38 +109,6 @@ def test_a_password_comes_from_a_variable_or_a_terminal(side: Rig, tmp_path: Pat
         code, found = told(side, "ups@example.com", "--user", "ann")
         assert expected in [step["step"] for step in found["steps"]], found
     del side.environment["ZTUNNEL_MAIL_PASSWORD"]
-    assert "login" in _typed(side, "right\n", "mail", "test", "ups@example.com", "--user", "ann", "--json")
-
-
-def _typed(side: Rig, text: str, *arguments: str) -> str:
-    """On a terminal, which shows nothing of what was typed; stdout."""
-    ours, theirs = pty.openpty()
-    try:
-        process = subprocess.Popen(
-            [*ZTUNNEL, *arguments],
-            env=side.environment,
-            cwd=side.folder,
-            stdin=theirs,
-            stdout=subprocess.PIPE,
-            stderr=theirs,
-            text=True,
-            start_new_session=True,
-        )
-        seen = b""
-
-        def asked() -> bool:
-            nonlocal seen
-            os.set_blocking(ours, False)
-            with contextlib.suppress(BlockingIOError):
-                seen += os.read(ours, 4096)
-            return b"Password" in seen
-
-        until(asked, 20, lambda: seen)
-        os.write(ours, text.encode())
-        stdout, _ = process.communicate(timeout=60)
-        asked()
-        assert text.strip().encode() not in seen
-    finally:
-        os.close(ours)
-        os.close(theirs)
-    return stdout
+    words = ["mail", "test", "ups@example.com", "--user", "ann", "--json"]
+    _, stdout = typed(words, [("Password", "right")], side.environment, side.folder)
+    assert "taken" in [step["step"] for step in json.loads(stdout)["steps"]]

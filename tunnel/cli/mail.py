@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunnel.cli.mail_ask import asked, bridge_meant, safe
+from tunnel.cli.mail_password import password
 from tunnel.cli.mail_trial import try_out
 from tunnel.cli.pick import JsonOption, SideOption, TableOption, running_side
 
@@ -36,7 +37,7 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True,
     )
     mail.command("test")(try_out)
-    for command in (ls, show, retry, drop, pause, resume):
+    for command in (ls, show, retry, drop, pause, resume, password):
         mail.command()(command)
     app.add_typer(mail, name="mail")
 
