@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunnel.cli.mail_ask import asked, bridge_meant, safe
+from tunnel.cli.mail_ask import asked, bridge_meant, kind_of, safe
 from tunnel.cli.mail_password import password
 from tunnel.cli.mail_trial import try_out
 from tunnel.cli.pick import JsonOption, SideOption, TableOption, running_side
@@ -143,19 +143,25 @@ def drop(
 
 
 def pause(bridge: BridgeArgument = None, table: TableOption = None, side: SideOption = None) -> None:
-    """Send nothing more until `mail resume`, over restarts; messages are taken as before."""
+    """Send nothing more until `mail resume`, over restarts; messages are taken as before.
+
+    An imap fetches nothing more, until `mail resume` or its next start."""
     running = running_side(table, side)
     name = bridge_meant(running, bridge)
     asked(running, name, "mail-pause")
-    typer.echo(f"{name} sends nothing more until `ztunnel mail resume {name}`.")
+    until = f"until `ztunnel mail resume {name}`"
+    if kind_of(running, name) == "imap":
+        typer.echo(f"{name} fetches nothing more {until}, or its next start.")
+    else:
+        typer.echo(f"{name} sends nothing more {until}.")
 
 
 def resume(bridge: BridgeArgument = None, table: TableOption = None, side: SideOption = None) -> None:
-    """Send again, at once: after `mail pause`, or when what a server refused has been put right."""
+    """Send, or fetch, again at once: after `mail pause`, or when what a server refused has been put right."""
     running = running_side(table, side)
     name = bridge_meant(running, bridge)
     asked(running, name, "mail-resume")
-    typer.echo(f"{name} sends again.")
+    typer.echo(f"{name} {'fetches' if kind_of(running, name) == 'imap' else 'sends'} again.")
 
 
 def _on_some(

@@ -9,6 +9,13 @@ if TYPE_CHECKING:
 
 PATIENCE_S: Final = 8.0
 KINDS: Final = ("smtp-client", "smtp-server", "imap")
+_KEEPS_NONE: Final = "is an imap, which keeps no mail here: it lies in its mailbox, and `ztunnel status` counts it."
+_TAKES: Final = "is an smtp-server, which cannot be paused: it takes mail while it runs, and gives it on at once."
+_CANNOT: Final = {
+    **dict.fromkeys((("imap", f"mail-{do}") for do in ("list", "show", "retry", "drop")), _KEEPS_NONE),
+    **dict.fromkeys((("smtp-server", f"mail-{do}") for do in ("pause", "resume")), _TAKES),
+}
+"""What a kind has no use for, and why."""
 
 
 def bridge_meant(running: Running, named: str | None) -> str:
@@ -40,10 +47,13 @@ def kind_of(running: Running, bridge: str) -> str:
 
 
 def asked(running: Running, bridge: str, do: str, patience_s: float = PATIENCE_S, **arguments: Any) -> dict[str, Any]:
-    """What its process answers; see tunnel.control.ask for what may go wrong."""
+    """What its process answers; see tunnel.control.ask for what may go wrong. UsageError: its kind cannot do that."""
     from tunnel.control import ask
+    from tunnel.errors import UsageError
     from tunnel.supervise.beside import control_of
 
+    if (why := _CANNOT.get((kind_of(running, bridge), do))) is not None:
+        raise UsageError(f"{bridge} {why}")
     control = control_of(running, f"bridge-{bridge}")
     assert control is not None
     return ask(running.folder / control, do, patience_s, **arguments)
