@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from tests.carriers.certificates import Authority
-from tests.configs.test_configs import BRIDGED, CARRIED
+from tests.configs.test_configs import BRIDGED, CARRIED, credentials
 from tests.servers import Nginx, Squid, Sshd, descendants
 from tests.supervise.rig import Rig, rig
 from tests.waiting import free_port, until
@@ -42,6 +42,7 @@ NAMED = {
     "alarms": {"dmz": ["link 9440", "dmz 5558"], "plant": ["link 25"]},
     "notify": {"dmz": ["link 9440"], "plant": ["plant 5556"]},
     "mail-relay": {"dmz": ["link 9440"], "plant": ["link 25"]},
+    "tickets": {"dmz": ["link 9440", "dmz 5557"], "plant": []},
 }
 """Table → side, or whoever opens ports for it → what may listen there: whose port, and its number in the table."""
 _LISTEN, _UNCONNECTED = "0A", "07"
@@ -53,6 +54,7 @@ class Moved:
 
     def __init__(self, name: str, here: Rig, backend: str, servers: ExitStack) -> None:
         self.rig = here
+        here.environment["CREDENTIALS_DIRECTORY"] = credentials(here.folder / "credentials")
         self.named = NAMED[name]
         self.ports: dict[str, int] = {}
         self.sides = [side for side in self.named if side != "sshd"]
