@@ -1,4 +1,4 @@
-"""`ztunnel mail test` as a user meets it, at an smtp-server: steps, exit codes, JSON, logins."""
+"""`ztunnel mail test` as a user meets it, at a bridge that runs: steps, exit codes, JSON, logins."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import bcrypt
 import zmq
 
+from tests.bridges.mail_sink import sinking
 from tests.carriers.certificates import Authority
 from tests.cli.terminal import typed
 from tests.supervise.rig import Rig
@@ -112,3 +113,28 @@ def test_a_password_comes_from_a_variable_or_a_terminal(side: Rig, tmp_path: Pat
     words = ["mail", "test", "ups@example.com", "--user", "ann", "--json"]
     _, stdout = typed(words, [("Password", "right")], side.environment, side.folder)
     assert "taken" in [step["step"] for step in json.loads(stdout)["steps"]]
+
+
+def test_an_smtp_client(side: Rig) -> None:
+    with sinking() as sink:
+        side.write_table(
+            more=f"""\
+bridges:
+  post:
+    side: dmz
+    kind: smtp-client
+    zmq: PULL bind tcp://127.0.0.1:{side.ports["more"]}
+    relay: tcp://127.0.0.1:{sink.port}
+    allow_to: '*@example.com'
+"""
+        )
+        side.up("dmz")
+        assert side.run("mail", "test", "b@example.com").returncode == 2  # there is no from: in the table
+        code, found = told(side, "b@example.com", "--from", "a@example.com")
+        assert (code, [step["step"] for step in found["steps"]]) == (0, ["allowed", "on disk", "server", "sent"])
+        assert [mail.to for mail in sink.mails] == [["b@example.com"]]
+        sink.say("RCPT", "550 5.1.1 nobody \x1b[31mof that name")
+        done = side.run("mail", "test", "post", "c@example.com", "--from", "a@example.com")
+        assert done.returncode == 1
+        assert "550 5.1.1" in done.stdout
+        assert "\x1b" not in done.stdout
