@@ -15,6 +15,7 @@ from typing import Any
 from bridges.mail.bookkeeping import Books
 from bridges.mail.folder import Folder
 from bridges.mail.giving import Giving
+from bridges.mail.imap_trial import ImapTrial
 from bridges.mail.ledger import Counts
 from bridges.mail.limits import IMAP_CLOSE_S
 from bridges.mail.mailbox import Mailbox
@@ -35,16 +36,17 @@ class ImapBridge:
         """SpoolError: the database cannot be opened."""
         self.plan = plan.own
         self._loop = reactor.loop
-        self._books = Books(self.plan.file, self.plan.user)
+        self._name = plan.name
+        self.books = Books(self.plan.file, self.plan.user)
         self.giving = Giving(reactor, plan.zmq, self._on_room, self.plan.again_s)
         self.counts = Counts()
         self.paused = False
         self.folders: list[Folder] = []
         self._mailboxes: list[Mailbox] = []
-        if self._books.was_lost and self._books.database.set_aside:
-            log.error("corrupt", aside=self._books.database.set_aside)
+        if self.books.was_lost and self.books.database.set_aside:
+            log.error("corrupt", aside=self.books.database.set_aside)
         for name in self.plan.folders:
-            folder = Folder(self.plan, name, self._books, self.giving, self.counts, log)
+            folder = Folder(self.plan, name, self.books, self.giving, self.counts, log)
             mailbox = Mailbox(self.plan, name, folder, self._loop)
             folder.wake = mailbox.wake
             self.folders.append(folder)
@@ -64,7 +66,7 @@ class ImapBridge:
             await folder.settle(1.0)
         await asyncio.gather(*(mailbox.close(IMAP_CLOSE_S) for mailbox in self._mailboxes))
         self.giving.close()
-        await self._books.close()
+        await self.books.close()
 
     def status(self) -> dict[str, Any]:
         told = [folder.told for folder in self.folders]
@@ -73,7 +75,7 @@ class ImapBridge:
         counts = self.counts
         return {
             "state": "retrying" if state in ("stopped", "refused") else state,
-            "reason": worst.reason or self._books.database.trouble,
+            "reason": worst.reason or self.books.database.trouble,
             "connections": told.count("up"),
             "frames_in": counts.fetched,
             "frames_out": 0,
@@ -98,7 +100,11 @@ class ImapBridge:
         }
 
     def commands(self) -> Mapping[str, Command]:
-        return {"mail-pause": lambda _: self._pause(True), "mail-resume": lambda _: self._pause(False)}
+        return {
+            "mail-pause": lambda _: self._pause(True),
+            "mail-resume": lambda _: self._pause(False),
+            "mail-test": ImapTrial(self, self._name),
+        }
 
     def spools(self) -> Mapping[str, Spool]:
         return {}

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, Final
 
 from bridges.mail import limits, outbox_tidy
+from bridges.mail.client_trial import ClientTrial
 from bridges.mail.desk import MailDesk
 from bridges.mail.dispatch import Dispatch, Lookup
 from bridges.mail.intake import Intake, Verdict
@@ -39,6 +40,7 @@ from tunnel.spool import Spool
 
 PAUSED: Final = "paused"
 """The note that a person has paused it: over restarts."""
+_TRIAL: Final = "mail-test"
 
 
 class SmtpClient:
@@ -63,6 +65,8 @@ class SmtpClient:
         """PULL at a route of this box: the half gives a message out again until it was said that it is on our disk."""
         self._held: deque[tuple[int, list[bytes]]] = deque()
         """Given by it, and no room yet: TAKE_CREDIT at most."""
+        self.trials: dict[int, Mapping[str, Result]] = {}
+        """Mails of `mail test`, and what became of their recipients."""
         self._zmq: ZmqSide | None = None
         self._replies: Replies | None = None
 
@@ -95,7 +99,8 @@ class SmtpClient:
             # a little more than a mail may have is read, so that it can be answered, or put aside, with a sentence
             self._zmq = ZmqSide(self._reactor, zmq, kind, 2 * plan.max_bytes, self._heard, lambda: None)
             self._replies = Replies(self._zmq, self._on_slow) if kind == "ROUTER" else None
-        self.desk = MailDesk(self.outbox, self.dispatch, self._look_again)
+        desk = MailDesk(self.outbox, self.dispatch, self._look_again)
+        self._answers: dict[str, Command] = {**desk.commands, _TRIAL: ClientTrial(self, self._bridge.name)}
         self.dispatch.start()
         self._tidying = self.loop.create_task(self._tidy())
         self._look()
@@ -116,12 +121,12 @@ class SmtpClient:
         await self.outbox.close()
 
     def commands(self) -> Mapping[str, Command]:
-        return {name: partial(self._command, name) for name in MailDesk.NAMES}
+        return {name: partial(self._command, name) for name in (*MailDesk.NAMES, _TRIAL)}
 
     def _command(self, name: str, request: Reply) -> Awaitable[Reply] | Reply:
         if self._tidying is None:
             raise NotRunningError("this bridge is only starting: ask again.")
-        return self.desk.commands[name](request)
+        return self._answers[name](request)
 
     def spools(self) -> Mapping[str, Spool]:
         return {}
@@ -186,6 +191,8 @@ class SmtpClient:
 
     def settled(self, mail: int, states: Mapping[str, Result]) -> None:
         self._look()
+        if mail in self.trials:
+            self.trials[mail] = states
         if self._replies is not None and all(result.state != "queued" for result in states.values()):
             self._replies.result(mail, states)
 

@@ -20,11 +20,13 @@ from tunnel.config.bridge_plan import ZmqPlan
 from tunnel.limits import BRIDGE_LINGER_S, BRIDGE_RETRY_S, HANDSHAKE_S, KIB, RECONNECT_MAX_S, RECONNECT_MIN_S
 from tunnel.local.endpoint import Pause
 from tunnel.local.words import why_bind_failed
+from tunnel.monitor import Monitor, MonitorEvent
 from tunnel.pump import Piece, Segment
 from tunnel.reactor import LOCAL_AFFINITY, Reactor
 
 POLLIN: Final = int(zmq.POLLIN)
 POLLOUT: Final = int(zmq.POLLOUT)
+CONNECTIONS: Final = zmq.Event.CONNECTED | zmq.Event.ACCEPTED | zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
 _ROOM: Final = 64 * KIB
 """What may stand around a frame in a message: envelopes, meta, topic."""
 _WRITES_ONLY: Final = ("PUSH", "PUB")
@@ -45,8 +47,12 @@ class ZmqSide:
         on_change: Callable[[], None],
         *,
         immediate: bool = False,
+        on_event: Callable[[MonitorEvent], None] | None = None,
     ) -> None:
-        """`immediate`: nothing is taken before somebody is connected, and what was taken is gone when he is."""
+        """`immediate`: nothing is taken before somebody is connected, and what was taken is gone when he is.
+
+        `on_event`: is told of connections (CONNECTIONS).
+        """
         self._plan = plan
         self._max_message = max_frame + _ROOM
         self._on_messages = on_messages
@@ -58,6 +64,7 @@ class ZmqSide:
         self.socket = reactor.context.socket(getattr(zmq, type_name))
         self.socket.setsockopt(zmq.IMMEDIATE, int(immediate))
         self._set_up(type_name)
+        self._monitor = Monitor(reactor, self.socket, on_event, CONNECTIONS) if on_event is not None else None
         self.outlet = Outlet(self.socket, self._changed)
         self.reason = ""
         """Why it is not bound."""
@@ -126,6 +133,8 @@ class ZmqSide:
             if timer is not None:
                 timer.cancel()
         self._watch.close()
+        if self._monitor is not None:
+            self._monitor.close()
         self.socket.close(linger=int(BRIDGE_LINGER_S * 1000))
 
     def status(self) -> dict[str, Any]:

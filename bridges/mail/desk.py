@@ -11,7 +11,6 @@ Requests and replies are plain JSON (tunnel/control.py); `ztunnel mail` is the o
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
@@ -21,7 +20,7 @@ from bridges.mail.dispatch import Dispatch
 from bridges.mail.intake import RefusedMessageError
 from bridges.mail.limits import LIST_ROWS
 from bridges.mail.outbox import Outbox
-from bridges.mail.raw import head_length
+from bridges.mail.raw import headers
 from bridges.messages import messages_of
 from tunnel.control import Command, Reply
 from tunnel.errors import UsageError
@@ -60,7 +59,7 @@ class MailDesk:
         if mail["state"] == "refused":
             (frames,) = messages_of((body,))
             return {"mail": mail, "headers": [], "frames": [len(frame) for frame in frames]}
-        return {"mail": mail, "headers": _headers(body)}
+        return {"mail": mail, "headers": headers(body)}
 
     async def _retry(self, asked: Reply) -> Reply:
         count, refused = await outbox_desk.again(self._outbox, _numbers(asked), time.time())
@@ -106,14 +105,3 @@ def _numbers(asked: Reply) -> list[int] | None:
     if not isinstance(numbers, list) or not numbers or not all(map(_whole, numbers)):
         raise UsageError("which mails? Say their numbers, or --all.")
     return numbers
-
-
-def _headers(raw: bytes) -> list[list[str]]:
-    """Name and value, unfolded, as text."""
-    head = re.sub(rb"\r\n(?=[ \t])", b"", raw[: head_length(raw)])[: 64 * 1024]
-    lines = (line.partition(b":") for line in head.split(b"\r\n") if line)
-    return [[_text(name), _text(value)] for name, _, value in lines]
-
-
-def _text(some: bytes) -> str:
-    return some.decode("utf-8", "replace").strip()

@@ -27,6 +27,8 @@ class Destination:
         self.lines: set[Conversation] = set()
         self.unknown = True
         """Its server was not reached since this process began."""
+        self.server = ""
+        """The one that was reached last."""
         self.rate = Rate(*rate) if rate is not None else Rate()
         self.rest = Rest(SEND_REST_MIN_S, SEND_REST_MAX_S)
         self.reason = ""

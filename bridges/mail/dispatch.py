@@ -13,7 +13,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from bridges.mail.addresses import parts
 from bridges.mail.destination import RELAY, Destination
@@ -29,8 +29,11 @@ from bridges.mail.outbox import Outbox
 from bridges.mail.outbox_records import Result
 from bridges.mail.worker import Worker
 from tunnel.config.mail.smtp_client_plan import SmtpClientPlan
+from tunnel.config.values import tcp
 from tunnel.errors import SpoolError
 from tunnel.log import Log
+
+_PAUSED: Final = "paused by `ztunnel mail pause`; `ztunnel mail resume` lets it go on"
 
 Lookup = Callable[[str], Awaitable[list[str]]]
 """The mail servers of a domain, the first to be tried first. NoMail, Unreachable."""
@@ -76,10 +79,29 @@ class Dispatch:
         """Where the mail for this recipient goes."""
         return RELAY if self.plan.relay else parts(address).domain
 
+    async def servers(self, name: str) -> list[tuple[str, int]]:
+        """Of a destination, the first to be tried first. NoMail, Unreachable."""
+        if self.plan.relay:
+            return [(address.host, address.port) for address in map(tcp, self.plan.relay)]
+        if self.lookup is None:
+            from bridges.mail.mx import servers_of  # brings a resolver along, which a relay needs not
+
+            self.lookup = servers_of
+        return [(host, self.plan.direct_port) for host in await self.lookup(name)]
+
+    def server(self, name: str) -> str:
+        """Of a destination, the one that was reached last, as HOST:PORT; "": none was."""
+        destination = self._destinations.get(name)
+        return "" if destination is None else destination.server
+
     def holds(self, name: str) -> bool:
         """Nothing goes to this destination for now, other than for its rate."""
+        return bool(self.why_held(name))
+
+    def why_held(self, name: str) -> str:
+        """... and why; "": it goes."""
         destination = self._destinations.get(name)
-        return self.paused or bool(self.trouble) or (destination is not None and bool(destination.reason))
+        return _PAUSED if self.paused else self.trouble or (destination.reason if destination is not None else "")
 
     # --- its life ----------------------------------------------------------------------------------------------------
 
@@ -237,7 +259,7 @@ class Dispatch:
         """A word, and why."""
         now = self.loop.time()
         if self.paused:
-            return "paused", "paused by `ztunnel mail pause`; `ztunnel mail resume` lets it go on"
+            return "paused", _PAUSED
         if self.trouble:
             return "retrying", self.trouble
         refused = next((one for one in self._destinations.values() if one.paused_until > now), None)

@@ -24,6 +24,7 @@ from bridges.mail.limits import (
     IMAP_SET_BACK_S,
     IMAP_WINDOW,
 )
+from bridges.mail.parse import parsed
 from tunnel.config.mail.imap import ImapPlan
 from tunnel.config.values import tcp
 from tunnel.log import Log
@@ -187,14 +188,14 @@ class Folder:
         )
         for mail in good:
             mail.state = State.GIVEN
-            self._give(mail, mails[mail.uid])
+            await self._give(mail, mails[mail.uid])
 
-    def _give(self, mail: Mail, data: Mapping[bytes, Any]) -> None:
+    async def _give(self, mail: Mail, data: Mapping[bytes, Any]) -> None:
         raw: bytes = data[b"BODY[]<0>"] or b""
         self._counts.fetched += 1
         self._counts.fetched_bytes += len(raw)
         mail.letter = Letter(
-            self._frames(mail, raw, data),
+            await self._frames(mail, raw, data),
             taken=lambda: self._taken(mail),
             refused=lambda why: self._refused(mail, why),
             failed=lambda why: self._failed(mail, why),
@@ -203,10 +204,10 @@ class Folder:
         mail.repeats = True
         self._giving.put(mail.letter)
 
-    def _frames(self, mail: Mail, raw: bytes, data: Mapping[bytes, Any]) -> list[bytes]:
-        """[topic, meta, raw]: the one place that makes them."""
+    async def _frames(self, mail: Mail, raw: bytes, data: Mapping[bytes, Any]) -> list[bytes]:
+        """[topic, meta, raw], and attachments with `parse`: the one place that makes them."""
         date = data.get(b"INTERNALDATE")
-        told = {
+        told: dict[str, Any] = {
             "id": f"{self._box}.{self._position.uidvalidity}.{mail.uid}",
             "size": len(raw),
             "sha256": hashlib.sha256(raw).hexdigest(),
@@ -219,7 +220,10 @@ class Folder:
             "date": date.isoformat() if isinstance(date, datetime) else None,
         }
         topic = self._plan.topic if self._plan.topic is not None else self.name.encode()
-        return [topic, meta.frame_of(told), raw]
+        if not self._plan.parse:
+            return [topic, meta.frame_of(told), raw]
+        told["parsed"], attachments = await asyncio.to_thread(parsed, raw)
+        return [topic, meta.frame_of(told), raw, *attachments]
 
     async def set_back(self, uid: int) -> None:
         mail = self._ledger.mails.get(uid)

@@ -27,7 +27,7 @@ from bridges.receipts import Giver
 from bridges.zmq_side import ZmqSide
 from tunnel.config.bridge_plan import ZmqPlan
 from tunnel.limits import BRIDGE_TICK_S
-from tunnel.monitor import Monitor, MonitorEvent
+from tunnel.monitor import MonitorEvent
 from tunnel.pump import Segment
 from tunnel.reactor import Reactor
 
@@ -80,20 +80,28 @@ class HandOver:
         self._repeated = 0
         self._left = False
         """Whoever was connected has gone."""
+        self._lines: dict[int, bool] = {}
+        """Connections, by descriptor: whether 0MQ's handshake is over."""
         self._plan = plan
         self._asks = plan.socket in _ASKING
         self._alone = len(plan.endpoints) == 1
         self._giver: Giver | None = None
         """To a half, whose receipts answer; it looks after repeats itself."""
         self.zmq: ZmqSide | None = None
-        self._monitor: Monitor | None = None
         if not self._asks and plan.receipts is not None:
             self._giver = Giver(reactor, plan.receipts)
         else:
             kind = "DEALER" if self._asks else plan.socket
-            self.zmq = ZmqSide(reactor, plan, kind, MAIL_BYTES, self._heard, lambda: None, immediate=self._asks)
-            events = zmq.Event.DISCONNECTED | zmq.Event.HANDSHAKE_SUCCEEDED
-            self._monitor = Monitor(reactor, self.zmq.socket, self._on_event, events)
+            self.zmq = ZmqSide(
+                reactor,
+                plan,
+                kind,
+                MAIL_BYTES,
+                self._heard,
+                lambda: None,
+                immediate=self._asks,
+                on_event=self._on_event,
+            )
 
     def __repr__(self) -> str:
         return f"<HandOver given={len(self._given)} bytes={self._bytes}>"
@@ -137,8 +145,6 @@ class HandOver:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        if self._monitor is not None:
-            self._monitor.close()
         if self.zmq is not None:
             self.zmq.close()
         if self._giver is not None:
@@ -148,6 +154,11 @@ class HandOver:
     def answers(self) -> bool:
         """Whether anybody answers for mails here at all."""
         return self._asks or self._giver is not None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether somebody is connected who takes mails now."""
+        return self._giver.up if self._giver is not None else any(self._lines.values())
 
     @property
     def judges(self) -> bool:
@@ -217,17 +228,29 @@ class HandOver:
     def _on_event(self, event: MonitorEvent) -> None:
         """Whoever was to answer has gone, and what he had with him; so has what the socket took since, until somebody
         is there again (it says so before it takes no more)."""
+        self._count(event)
         if not self._asks or not self._alone:
             return
         if event.kind == zmq.Event.DISCONNECTED:
             self._left = True
-        elif self._left:
+        elif event.kind == zmq.Event.HANDSHAKE_SUCCEEDED and self._left:
             self._left = False
             now = self._loop.time()
             for given in self._given.values():
                 given.deadline = now
             if self._given:
                 self._on_time()
+
+    def _count(self, event: MonitorEvent) -> None:
+        """Which of several young connections a handshake belongs to is not told: the oldest is taken for it."""
+        if event.kind == zmq.Event.DISCONNECTED:
+            self._lines.pop(event.value, None)
+        elif event.kind == zmq.Event.HANDSHAKE_SUCCEEDED:
+            young = next((line for line, up in self._lines.items() if not up), None)
+            if young is not None:
+                self._lines[young] = True
+        else:
+            self._lines[event.value] = False
 
     def _on_time(self) -> None:
         """Give again what the socket has taken, and nobody has answered for, too long ago."""

@@ -142,6 +142,12 @@ class Client(IMAPClient):  # type: ignore[misc]  # it has no types
             self._imap.sock.shutdown(socket.SHUT_RDWR)
 
     @property
+    def secured(self) -> str:
+        """How the line is protected, in words."""
+        version = self._imap.sock.version() if isinstance(self._imap.sock, ssl.SSLSocket) else None
+        return version or "without TLS"
+
+    @property
     def farewell(self) -> str:
         """What the server said when it hung up."""
         words = self._imap.untagged_responses.get("BYE") or [b""]
@@ -299,6 +305,17 @@ class Client(IMAPClient):  # type: ignore[misc]  # it has no types
         typ, data = self._imap.uid(command, *arguments)
         if typ != "OK":
             raise No(f"{command}: {shown((data[-1] or b'').decode('utf-8', 'replace')) if data else typ}")
+
+
+def why_broken(error: BaseException, farewell: str = "") -> str:
+    """Why a connection is no more; `farewell`: what the server said then."""
+    if farewell:
+        return f"the server hung up: {farewell}"
+    if isinstance(error, TimeoutError):
+        return "the server does not answer"
+    words = shown(error if not isinstance(error, OSError) else error.strerror or error)
+    known = isinstance(error, (OSError, IMAPClient.Error))
+    return words if known and words else f"{type(error).__name__}: {words}"
 
 
 def _set(uids: Sequence[int]) -> str:

@@ -14,6 +14,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from bridges.mail.bodies import Body, tidy
@@ -224,6 +225,13 @@ class Inbox:
             for n, i, b, s, d, r, m in rows
         ]
 
+    async def head(self, number: int, most: int) -> bytes:
+        """The first bytes of a mail; b"" where it is not here any more."""
+        query = "SELECT file, substr(body, 1, ?) FROM mails WHERE number = ?"
+        row = await self.database.ask(lambda db: db.execute(query, (most, number)).fetchone())
+        file, held = row or (None, b"")
+        return await asyncio.to_thread(_begin, self.bodies / file, most) if file is not None else bytes(held or b"")
+
     async def retry(self, number: int) -> bool:
         """A dead letter waits again."""
         change = "UPDATE mails SET dead = 0, reason = NULL, born = ? WHERE number = ? AND dead = 1"
@@ -258,3 +266,9 @@ class Inbox:
 
     async def close(self) -> None:
         await self.database.close()
+
+
+def _begin(file: Path, most: int) -> bytes:
+    with contextlib.suppress(OSError), file.open("rb") as opened:
+        return opened.read(most)
+    return b""

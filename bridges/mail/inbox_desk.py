@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from bridges.mail import meta
 from bridges.mail.inbox import Inbox
+from bridges.mail.raw import HEADERS_BYTES, headers
 from tunnel.control import Command
 from tunnel.errors import UsageError
+from tunnel.limits import SPOOL_LIST_ROWS
 
 Reply = dict[str, Any]
+_STATES: Final = ("open", "dead")
 
 
 class InboxDesk:
@@ -28,20 +31,22 @@ class InboxDesk:
 
     async def _list(self, request: Reply) -> Reply:
         after, limit = _number(request, "after", 0), _number(request, "limit", 100)
+        limit = max(1, min(limit, SPOOL_LIST_ROWS))
         state = request.get("state")
-        if state not in (None, "open", "dead"):
+        if state in ("refused", "sent"):  # of an smtp-client; nothing of either lies here
             return {"mails": [], "more": False}
+        if state not in (None, *_STATES):
+            raise UsageError(f"mails are {' or '.join(_STATES)} here; {state!r} is neither.")
         rows = await self._inbox.list(after, limit, dead=None if state is None else state == "dead")
         return {"mails": [_told(row) for row in rows], "more": len(rows) == limit}
 
     async def _show(self, request: Reply) -> Reply:
         number = _number(request, "number", 0)
-        rows = await self._inbox.list(number - 1, 1)
-        if not rows or rows[0]["number"] != number:
-            raise UsageError(f"there is no mail {number} (any more).")
-        told, known = _told(rows[0]), meta.read(rows[0]["meta"])
+        row = await self._row(number)
+        told, known = _told(row), meta.read(row["meta"])
         states = [{"address": one, "state": told["state"], "words": ""} for one in known.get("to", [])]
-        return {"mail": told | {"states": states}, "headers": [], "meta": known}
+        head = await self._inbox.head(number, HEADERS_BYTES)
+        return {"mail": told | {"states": states}, "headers": headers(head), "meta": known}
 
     async def _retry(self, request: Reply) -> Reply:
         count = 0
@@ -59,11 +64,22 @@ class InboxDesk:
 
     async def _chosen(self, request: Reply) -> list[int]:
         numbers = request.get("numbers")
-        if isinstance(numbers, list) and all(type(number) is int for number in numbers):
+        if isinstance(numbers, list) and numbers and all(type(number) is int for number in numbers):
+            for number in numbers:
+                await self._row(number)
             return numbers
         if request.get("all") is not True:
-            raise UsageError("say which mails: their numbers, or all dead letters.")
-        return [row["number"] for row in await self._inbox.list(0, 1000, dead=True)]
+            raise UsageError("which mails? Say their numbers, or --all for all dead letters.")
+        found: list[int] = []
+        while rows := await self._inbox.list(found[-1] if found else 0, SPOOL_LIST_ROWS, dead=True):
+            found += [row["number"] for row in rows]
+        return found
+
+    async def _row(self, number: int) -> Reply:
+        rows = await self._inbox.list(number - 1, 1)
+        if not rows or rows[0]["number"] != number:
+            raise UsageError(f"there is no mail {number} here (any more); `ztunnel mail ls` shows those that are.")
+        return rows[0]
 
 
 def _told(row: Reply) -> Reply:

@@ -108,6 +108,28 @@ class Intake:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def take_own(self, said: Mapping[str, Any], raw: bytes) -> tuple[Mail, int]:
+        """A mail that this bridge sends itself, whatever template it has; and its number in the outbox.
+
+        RefusedMessageError, SpoolError: it was not taken, and nothing is put aside.
+        """
+        try:
+            mail = self._of_raw(said, raw)
+        except (meta.MetaError, RawError) as error:
+            raise RefusedMessageError("malformed", str(error)) from None
+        if self._outbox.bytes + self._bytes >= self._plan.state.max_bytes:
+            raise SpoolError(f"{self._outbox.bytes} bytes of mails lie here, which is all that spool: max lets.")
+        self._look_at_disk(len(mail.raw))
+        taken = await self._outbox.put(mail, time.time())
+        self.taken += 1
+        return mail, taken.number
+
+    def allowed_by(self, address: str) -> str:
+        """The pattern of allow_to that lets mail to it go, or "any"; "": none does."""
+        if self._allowed is None:
+            return "any"
+        return next((pattern.text for pattern in self._allowed if pattern.fits(address)), "")
+
     async def close(self) -> None:
         """What was taken gets to the disk, if that takes it at once."""
         if self._tasks:
@@ -200,6 +222,9 @@ class Intake:
         said = meta.read(head)
         if more and "parsed" not in said:
             raise RefusedMessageError("malformed", f"{len(more)} frames too many: after raw comes nothing here.")
+        return self._of_raw(said, raw)
+
+    def _of_raw(self, said: Mapping[str, Any], raw: bytes) -> Mail:
         if self._plan.sender is not None:
             said = {"from": self._plan.sender, **said}
         sender, to = meta.envelope(said)
@@ -273,11 +298,10 @@ class Intake:
         if len(to) > self._plan.recipients:
             most = self._plan.recipients
             raise RefusedMessageError("recipients", f"the mail has {len(to)} recipients; {most} is the most.")
-        if self._allowed is not None:
-            for address in to:
-                if not any(pattern.fits(address) for pattern in self._allowed):
-                    sentence = f"no mail goes to {shown(address)}: allow_to does not fit it."
-                    raise RefusedMessageError("forbidden", sentence)
+        for address in to:
+            if not self.allowed_by(address):
+                sentence = f"no mail goes to {shown(address)}: allow_to does not fit it."
+                raise RefusedMessageError("forbidden", sentence)
 
     def _look_at_size(self, size: int) -> None:
         if size > self._plan.max_bytes:

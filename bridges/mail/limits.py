@@ -31,6 +31,11 @@ GIVE_AGAIN_S: Final = 30.0
 
 TRIAL_S: Final = 5.0
 """`ztunnel mail test` waits so long for each thing that should happen at once."""
+TRIAL_SENT_S: Final = 20.0
+"""... and for a mail server's answer to a mail."""
+TRIAL_COMMAND_S: Final = 10.0
+TRIAL_LOOK_S: Final = 45.0
+"""... for an IMAP server's answer to one command, and for a whole look at a mailbox."""
 
 # --- smtp-server -----------------------------------------------------------------------------------------------------
 HEADER_BYTES: Final = 256 * KIB

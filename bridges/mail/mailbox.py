@@ -17,10 +17,8 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
-from imapclient import IMAPClient
-
 from bridges.mail import token
-from bridges.mail.imap_client import Client
+from bridges.mail.imap_client import Client, why_broken
 from bridges.mail.imap_wire import No, Refused, select_on, shown
 from bridges.mail.keeper import FLAGS, Keeper, Orders, Standstill, Wanted
 from bridges.mail.limits import IMAP_IDLE_S, IMAP_PAUSE_GROWTH, IMAP_PAUSE_MAX_S, IMAP_PAUSE_S, IMAP_REFUSED_S
@@ -95,7 +93,7 @@ class Mailbox:
                 except (No, SpoolError) as error:
                     self._rest("retrying", str(error), self._next_pause())
                 except Exception as error:  # whatever a library makes of a server's words, this thread goes on
-                    self._rest("retrying", self._why(error), self._next_pause())
+                    self._rest("retrying", why_broken(error, self._farewell), self._next_pause())
                 finally:
                     self._client = None
 
@@ -255,12 +253,3 @@ class Mailbox:
         with contextlib.suppress(BlockingIOError):
             while os.read(self._wake_read, 4096):
                 pass
-
-    def _why(self, error: BaseException) -> str:
-        if self._farewell:
-            return f"the server hung up: {self._farewell}"
-        if isinstance(error, TimeoutError):
-            return "the server does not answer"
-        words = shown(error if not isinstance(error, OSError) else error.strerror or error)
-        known = isinstance(error, (OSError, IMAPClient.Error))
-        return words if known and words else f"{type(error).__name__}: {words}"

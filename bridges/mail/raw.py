@@ -14,6 +14,7 @@ _BARE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _BCC: Final = re.compile(rb"^(?:resent-)?bcc[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*", re.IGNORECASE | re.MULTILINE)
 _BAD_IN_HEAD: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _FIELD: Final = re.compile(rb"[!-9;-~]+[ \t]*:")
+HEADERS_BYTES: Final = 64 * 1024
 HOP: Final = "X-Ztunnel-Hop"
 """Which table a mail went through."""
 
@@ -61,3 +62,10 @@ def header(raw: bytes, name: str) -> str:
     pattern = rb"^" + re.escape(name.encode()) + rb"[ \t]*:((?:[^\r\n]|\r\n[ \t])*)\r\n"
     found = re.search(pattern, head, re.IGNORECASE | re.MULTILINE)
     return "" if found is None else found[1].replace(b"\r\n", b"").decode("utf-8", "replace").strip()
+
+
+def headers(raw: bytes) -> list[list[str]]:
+    """Name and value of each, unfolded, as text: of the first HEADERS_BYTES."""
+    head = re.sub(rb"\r\n(?=[ \t])", b"", raw[: head_length(raw)])[:HEADERS_BYTES]
+    lines = (line.partition(b":") for line in head.split(b"\r\n") if line)
+    return [[one.decode("utf-8", "replace").strip() for one in (name, value)] for name, _, value in lines]

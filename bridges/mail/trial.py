@@ -26,7 +26,7 @@ _LOOK_S: Final = 0.05
 
 
 class Steps:
-    """What was tried, in order; the first that is not ok is the last."""
+    """What was tried, in order. Where one step needs the one before, the first that is not ok is the last."""
 
     def __init__(self) -> None:
         self.told: list[Reply] = []

@@ -15,6 +15,8 @@ from bridges.mail.limits import SMTP_LOGINS_AT_A_TIME, USERS_BYTES
 _HASH: Final = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
 _MOST_COST: Final = 14
 """2^14 rounds take a second or so; a file that asks for more would stop the bridge."""
+_COST: Final = 10
+"""Of hashes that are made here, some 50 ms a login."""
 _PASSWORD_BYTES: Final = 72
 """bcrypt looks at no more."""
 
@@ -47,6 +49,17 @@ def read(path: Path) -> dict[str, bytes]:
     return users
 
 
+def line_of(name: str, password: bytes) -> str:
+    """NAME:HASH, as `read` takes it. UsersError: nobody could log in with these."""
+    if not name or name != name.strip() or not name.isprintable() or ":" in name or name.startswith("#"):
+        raise UsersError("a name has no colon, no control character and no blank at its ends, and begins with no #.")
+    if not password or b"\0" in password:
+        raise UsersError("a password is not empty, and has no NUL in it.")
+    if len(password) > _PASSWORD_BYTES:
+        raise UsersError(f"a password has {_PASSWORD_BYTES} bytes at most: bcrypt looks at no more.")
+    return f"{name}:{bcrypt.hashpw(password, bcrypt.gensalt(_COST)).decode()}"
+
+
 class Users:
     """The file, and the passwords being looked at: so many at a time, each in a thread."""
 
@@ -55,7 +68,7 @@ class Users:
         self._stamp: tuple[int, int, int] | None = None
         self._users: dict[str, bytes] = {}
         self._turns = asyncio.Semaphore(SMTP_LOGINS_AT_A_TIME)
-        self._nobody = bcrypt.hashpw(os.urandom(16).hex().encode(), bcrypt.gensalt(10))
+        self._nobody = bcrypt.hashpw(os.urandom(16).hex().encode(), bcrypt.gensalt(_COST))
         """Compared with where there is no such user, so that the time tells nothing."""
 
     def __repr__(self) -> str:

@@ -20,7 +20,6 @@ from bridges.mail.limits import SEND_IDLE_DIRECT_S, SEND_IDLE_S, SEND_READY, TAK
 from bridges.mail.outbox_records import Job, Result
 from bridges.mail.sending import Conversation
 from bridges.mail.troubles import Misconfigured, NoMail, Stale, Unreachable
-from tunnel.config.values import tcp
 from tunnel.errors import SpoolError
 
 if TYPE_CHECKING:
@@ -167,7 +166,7 @@ class Worker:
         """The first of its servers that takes us. NoMail, Unreachable, Misconfigured."""
         self._office.connecting += 1
         try:
-            hosts = await self._hosts()
+            hosts = await self._office.servers(self._destination.name)
             troubles: list[Exception] = []
             for host, port in hosts:
                 line = Conversation(self._office.plan, host, port)
@@ -177,6 +176,7 @@ class Worker:
                     troubles.append(error)
                     continue
                 self._destination.lines.add(line)
+                self._destination.server = line.address
                 await self._well()
                 return line
         finally:
@@ -185,15 +185,6 @@ class Worker:
         if self._office.plan.relay and all(isinstance(error, Misconfigured) for error in troubles):
             raise Misconfigured(words)
         raise Unreachable(words)
-
-    async def _hosts(self) -> list[tuple[str, int]]:
-        if self._office.plan.relay:
-            return [(address.host, address.port) for address in map(tcp, self._office.plan.relay)]
-        if self._office.lookup is None:
-            from bridges.mail.mx import servers_of  # brings a resolver along, which a relay needs not
-
-            self._office.lookup = servers_of
-        return [(host, self._office.plan.direct_port) for host in await self._office.lookup(self._destination.name)]
 
     async def _well(self) -> None:
         """Its server is there: what waited for it need not wait for its time."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bridges.mail import ledger, mailbox
+from tests.bridges.mail_disk import abandoned
 from tests.bridges.mailboxes import fetched, mail, mails, meta_of, subject, with_tls
 from tests.bridges.rig import run
 from tests.relay import Relay
@@ -441,7 +442,7 @@ def test_a_disk_that_fails_stops_fetching_and_nothing_is_lost(
             file = rig.plan.own.file
             hidden = file.rename(file.with_name("hidden"))  # and the connection to it breaks at the next attempt
             assert rig.bridge is not None
-            rig.bridge._books.database._abandon()
+            await abandoned(rig.bridge.books.database)
             rig.application.answer(held[0])
             await rig.in_thread(dovecot.append, mail("more"))
             await rig.until(lambda: "the file has vanished" in str(rig.status()))
@@ -456,4 +457,30 @@ def test_a_disk_that_fails_stops_fetching_and_nothing_is_lost(
             assert rig.detail["may_repeat"] == 0
 
     dovecot.append(*mails(range(3)))
+    run(body)
+
+
+MIXED = (
+    b"From: a@example.com\r\nSubject: =?utf-8?q?gr=C3=BCn?=\r\nMIME-Version: 1.0\r\n"
+    b'Content-Type: multipart/mixed; boundary="x"\r\n\r\n'
+    b"--x\r\nContent-Type: text/plain\r\n\r\nhello\r\n"
+    b'--x\r\nContent-Type: application/octet-stream\r\nContent-Disposition: attachment; filename="../a.bin"\r\n'
+    b"Content-Transfer-Encoding: base64\r\n\r\nAAEC\r\n--x--\r\n"
+)
+
+
+def test_a_mail_is_taken_apart(dovecot: Dovecot, tmp_path: Path) -> None:
+    async def body(reactor: Reactor) -> None:
+        async with fetched(reactor, tmp_path, dovecot.port, parse=True) as rig:
+            first, second = await rig.takes(), await rig.takes()
+            topic, _, raw, attachment = first
+            assert (topic, raw, attachment) == (b"INBOX", MIXED, b"\0\1\2")
+            told = meta_of(first)["parsed"]
+            assert told["headers"]["subject"] == ["grün"]
+            assert (told["text"].strip(), told["cut"]) == ("hello", False)
+            assert told["attachments"] == [{"name": "a.bin", "type": "application/octet-stream", "size": 3}]
+            assert (len(second), meta_of(second)["parsed"]["attachments"]) == (3, [])
+            await rig.until(lambda: rig.detail["marked"] == 2)
+
+    dovecot.append(MIXED, mail("second"))
     run(body)

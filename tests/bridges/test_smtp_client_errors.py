@@ -14,6 +14,7 @@ import trustme
 from bridges.mail import limits
 from bridges.mail.retry import Schedule
 from bridges.mail.troubles import NoMail
+from tests.bridges.mail_disk import abandoned
 from tests.bridges.mail_rig import RAW, Rig, sending
 from tests.bridges.mail_sink import Sink
 from tests.bridges.rig import run
@@ -624,7 +625,7 @@ def test_a_disk_that_fails_stops_the_reading_and_nothing_is_lost(
             await rig.until(lambda: rig.status()["state"] == "up")
             file = rig.client.outbox.db.path
             file.rename(file.with_suffix(".away"))  # the next order that has to open it fails
-            rig.client.outbox.db._abandon()
+            await abandoned(rig.client.outbox.db)
             rig.send(id="three")
             await rig.until(lambda: "vanished" in rig.status()["reason"])
             file.with_suffix(".away").rename(file)

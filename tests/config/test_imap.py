@@ -83,6 +83,7 @@ timeout: 2m
 poll: 90s
 idle: false
 max_message: 1MiB
+parse: true
 """.replace("PUB connect route:ticks-not-used", "DEALER connect tcp://127.0.0.1:4003"),
     )
     assert plan == ImapPlan(
@@ -105,6 +106,7 @@ max_message: 1MiB
         poll_s=90.0,
         idle=False,
         max_message_bytes=1 << 20,
+        parse=True,
     )
 
 

@@ -38,21 +38,29 @@ BRIDGED = {
     "at plant",
     "notify.yaml": "events: SUB of route events → mail by tcp://10.0.0.25:25, to *@example.com, JSON by a template, "
     "at dmz",
-    "tickets.yaml": "tickets: mail in INBOX of tickets@example.com at tcp://10.0.0.25:993 → PUSH to route tickets, "
-    "then moved to Done, at plant",
     "mail-relay.yaml": "incoming: mail for *@example.com → PUSH to route mail; it comes to tcp://10.0.0.1:25, and its "
     "sender is told when it is on disk, at plant; outgoing: PULL of route mail → mail by tcp://192.0.2.25:587, to "
     "*@example.com, at dmz",
+    "tickets.yaml": "tickets: mail in INBOX of tickets@plant.example.com at tcp://10.0.0.25:993 → PUSH to route "
+    "tickets, then moved to Done, at plant",
 }
 """Tables with a bridge, and what it is in words."""
+CREDENTIALS = {"ztunnel.tickets": "secret\n"}
+"""What systemd would load for them."""
+
+
+def credentials(folder: Path) -> str:
+    """CREDENTIALS_DIRECTORY."""
+    folder.mkdir()
+    for name, text in CREDENTIALS.items():
+        (folder / name).write_text(text)
+    return str(folder)
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ZTUNNEL_RUNTIME_DIR", "/run/zt-test")
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "credentials"))
-    (tmp_path / "credentials").mkdir()
-    (tmp_path / "credentials" / "tickets").write_text("secret")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", credentials(tmp_path / "credentials"))
     for side in SIDES:
         write_pair(tmp_path / "keys", side)
     for path in CONFIGS:

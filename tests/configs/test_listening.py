@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from tests.carriers.certificates import Authority
-from tests.configs.test_configs import BRIDGED, CARRIED
+from tests.configs.test_configs import BRIDGED, CARRIED, credentials
 from tests.servers import Nginx, Squid, Sshd, descendants
 from tests.supervise.rig import Rig, rig
 from tests.waiting import free_port, until
@@ -41,8 +41,8 @@ NAMED = {
     "service": {"dmz": ["link 9440", "link 7000"], "plant": []},
     "alarms": {"dmz": ["link 9440", "dmz 5558"], "plant": ["link 25"]},
     "notify": {"dmz": ["link 9440"], "plant": ["plant 5556"]},
-    "tickets": {"dmz": ["link 9440", "dmz 5557"], "plant": []},
     "mail-relay": {"dmz": ["link 9440"], "plant": ["link 25"]},
+    "tickets": {"dmz": ["link 9440", "dmz 5557"], "plant": []},
 }
 """Table → side, or whoever opens ports for it → what may listen there: whose port, and its number in the table."""
 _LISTEN, _UNCONNECTED = "0A", "07"
@@ -54,6 +54,7 @@ class Moved:
 
     def __init__(self, name: str, here: Rig, backend: str, servers: ExitStack) -> None:
         self.rig = here
+        here.environment["CREDENTIALS_DIRECTORY"] = credentials(here.folder / "credentials")
         self.named = NAMED[name]
         self.ports: dict[str, int] = {}
         self.sides = [side for side in self.named if side != "sshd"]
@@ -70,9 +71,6 @@ class Moved:
         for side in set(self.sides) - {"dmz", "plant"}:
             write_pair(here.folder / "keys", side)
         here.table.write_text(yaml.safe_dump(table, sort_keys=False))
-        (here.folder / "credentials").mkdir()
-        (here.folder / "credentials" / "tickets").write_text("secret")
-        here.environment["CREDENTIALS_DIRECTORY"] = str(here.folder / "credentials")
 
     def port(self, key: str) -> int:
         return self.ports.setdefault(key, free_port())

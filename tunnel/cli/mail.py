@@ -1,23 +1,23 @@
 """`ztunnel mail`: what bridges for mail keep on disk here. The bridge's process is asked: nobody else opens its file.
 
 The wire is `mail-list`, `mail-show`, `mail-retry`, `mail-drop`, `mail-pause`, `mail-resume` (bridges/mail/desk.py); any
-kind of bridge that answers them can be asked.
+kind of bridge that answers them can be asked. `mail test` is mail_trial.py's.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tunnel.cli.mail_ask import asked, bridge_meant, kind_of, safe
+from tunnel.cli.mail_password import password
+from tunnel.cli.mail_trial import try_out
 from tunnel.cli.pick import JsonOption, SideOption, TableOption, running_side
 
 if TYPE_CHECKING:
     from tunnel.supervise.places import Running
-
-_PATIENCE_S: Final = 8.0
-_KINDS: Final = ("smtp-client", "smtp-server", "imap")
 
 BridgeArgument = Annotated[
     str | None,
@@ -33,9 +33,11 @@ EveryOption = Annotated[bool, typer.Option("--all", help="Every one.")]
 def register(app: typer.Typer) -> None:
     """Add these commands, under `mail`."""
     mail = typer.Typer(
-        help="Look at the mail that bridges keep here; send it again, drop it, pause.", no_args_is_help=True
+        help="Try a bridge for mail; look at the mail that it keeps; send it again, drop it, pause.",
+        no_args_is_help=True,
     )
-    for command in (ls, show, retry, drop, pause, resume):
+    mail.command("test")(try_out)
+    for command in (ls, show, retry, drop, pause, resume, password):
         mail.command()(command)
     app.add_typer(mail, name="mail")
 
@@ -55,7 +57,7 @@ def ls(
     from tunnel.cli.show import amount, duration, print_json, print_rows
 
     running = running_side(table, side)
-    found = _ask(running, _bridge(running, bridge), "mail-list", state=state, after=after, limit=limit)
+    found = asked(running, bridge_meant(running, bridge), "mail-list", state=state, after=after, limit=limit)
     if as_json:
         print_json(found)
         return
@@ -88,22 +90,22 @@ def show(
     bridge, numbers = _split(running, words)
     if len(numbers) != 1:
         raise UsageError("say one mail: its number, as `ztunnel mail ls` tells it.")
-    found = _ask(running, bridge, "mail-show", number=numbers[0])
+    found = asked(running, bridge, "mail-show", number=numbers[0])
     if as_json:
         print_json(found)
         return
     mail = found["mail"]
-    typer.echo(f"mail {mail['number']}, id {_safe(mail['id'])}, {mail['state']}, {amount(mail['size'])}")
+    typer.echo(f"mail {mail['number']}, id {safe(mail['id'])}, {mail['state']}, {amount(mail['size'])}")
     typer.echo(f"taken {stamp(mail['born'])}, {mail['attempts']} attempts" + _due(mail))
     if mail["why"]:
-        typer.echo(f"why: {_safe(mail['why'])}")
-    typer.echo(f"from: {_safe(mail['from']) or '<>'}")
+        typer.echo(f"why: {safe(mail['why'])}")
+    typer.echo(f"from: {safe(mail['from']) or '<>'}")
     for one in mail["states"]:
-        typer.echo(f"to: {_safe(one['address'])}  {one['state']}  {_safe(one['words'])}".rstrip())
+        typer.echo(f"to: {safe(one['address'])}  {one['state']}  {safe(one['words'])}".rstrip())
     if found.get("frames"):
         typer.echo(f"frames: {', '.join(amount(size) for size in found['frames'])}")
     for name, value in found["headers"]:
-        typer.echo(f"  {_safe(name)}: {_safe(value)}")
+        typer.echo(f"  {safe(name)}: {safe(value)}")
 
 
 def retry(
@@ -118,7 +120,7 @@ def retry(
     if not as_json:
         typer.echo(f"{found['count']} mails are tried again.")
         for refused in found["refused"]:
-            typer.echo(f"{refused['number']} is refused again: {_safe(refused['why'])}")
+            typer.echo(f"{refused['number']} is refused again: {safe(refused['why'])}")
     if found["refused"]:
         raise typer.Exit(1)
 
@@ -141,19 +143,25 @@ def drop(
 
 
 def pause(bridge: BridgeArgument = None, table: TableOption = None, side: SideOption = None) -> None:
-    """Send nothing more until `mail resume`, over restarts; messages are taken as before."""
+    """Send nothing more until `mail resume`, over restarts; messages are taken as before.
+
+    An imap fetches nothing more, until `mail resume` or its next start."""
     running = running_side(table, side)
-    name = _bridge(running, bridge)
-    _ask(running, name, "mail-pause")
-    typer.echo(f"{name} sends nothing more until `ztunnel mail resume {name}`.")
+    name = bridge_meant(running, bridge)
+    asked(running, name, "mail-pause")
+    until = f"until `ztunnel mail resume {name}`"
+    if kind_of(running, name) == "imap":
+        typer.echo(f"{name} fetches nothing more {until}, or its next start.")
+    else:
+        typer.echo(f"{name} sends nothing more {until}.")
 
 
 def resume(bridge: BridgeArgument = None, table: TableOption = None, side: SideOption = None) -> None:
-    """Send again, at once: after `mail pause`, or when what a server refused has been put right."""
+    """Send, or fetch, again at once: after `mail pause`, or when what a server refused has been put right."""
     running = running_side(table, side)
-    name = _bridge(running, bridge)
-    _ask(running, name, "mail-resume")
-    typer.echo(f"{name} sends again.")
+    name = bridge_meant(running, bridge)
+    asked(running, name, "mail-resume")
+    typer.echo(f"{name} {'fetches' if kind_of(running, name) == 'imap' else 'sends'} again.")
 
 
 def _on_some(
@@ -166,7 +174,7 @@ def _on_some(
     bridge, numbers = _split(running, words)
     if bool(numbers) == every:
         raise UsageError("say which mails: their numbers, or --all.")
-    found = _ask(running, bridge, do, **({"all": True} if every else {"numbers": numbers}))
+    found = asked(running, bridge, do, **({"all": True} if every else {"numbers": numbers}))
     if as_json:
         print_json(found)
     return found
@@ -181,45 +189,10 @@ def _split(running: Running, words: list[str] | None) -> tuple[str, list[int]]:
     bad = next((word for word in words if not word.isdigit() or len(word) > 18), None)
     if bad is not None:
         raise UsageError(f"{bad!r} is no number of a mail; `ztunnel mail ls` shows them.")
-    return _bridge(running, named), [int(word) for word in words]
-
-
-def _bridge(running: Running, named: str | None) -> str:
-    """The name of a bridge for mail of this side."""
-    from tunnel.config.values import listing, suggest
-    from tunnel.errors import UsageError
-    from tunnel.supervise.beside import known_bridges
-
-    there = [name for name, kind in known_bridges(running) if kind in _KINDS]
-    if named is not None:
-        name = named.removeprefix("bridge-")
-        if name not in there:
-            raise UsageError(f"{name!r} is no bridge for mail of this side.{suggest(name, there)}")
-        return name
-    if not there:
-        raise UsageError("this side has no bridge for mail.")
-    senders = [name for name, kind in known_bridges(running) if kind == "smtp-client"]
-    for only in (there, senders):
-        if len(only) == 1:
-            return only[0]
-    raise UsageError(f"which bridge? There are {listing(there, 'and')}.")
-
-
-def _ask(running: Running, bridge: str, do: str, **arguments: Any) -> dict[str, Any]:
-    from tunnel.control import ask
-    from tunnel.supervise.beside import control_of
-
-    control = control_of(running, f"bridge-{bridge}")
-    assert control is not None
-    return ask(running.folder / control, do, _PATIENCE_S, **arguments)
+    return bridge_meant(running, named), [int(word) for word in words]
 
 
 def _due(mail: dict[str, Any]) -> str:
     from tunnel.log import stamp
 
     return "" if mail["due"] is None else f", next at {stamp(mail['due'])}"
-
-
-def _safe(text: str) -> str:
-    """Somebody else's words on a terminal."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)

@@ -9,6 +9,7 @@ from tunnel.config.bridge_model import KINDS, Tcp, TcpClient, TcpServer
 from tunnel.config.check_ends import tell_open
 from tunnel.config.checking import Checking
 from tunnel.config.mail import MAIL
+from tunnel.config.mail.smtp_server import SmtpServer
 from tunnel.config.model import Bridge, BridgeSocket
 from tunnel.config.nodes import Path
 from tunnel.config.table import APPLICATIONS, sides_of
@@ -43,7 +44,7 @@ def check(c: Checking) -> None:
 
 def _more_sockets(bridge: Bridge, path: Path) -> list[tuple[BridgeSocket, Path]]:
     """0MQ sockets beside `zmq:`, with their places: those of an smtp-server's rules."""
-    rules = getattr(bridge, "recipients", {})
+    rules = bridge.recipients if isinstance(bridge, SmtpServer) else {}
     return [(rule.zmq, (*path, "recipients", name, "zmq")) for name, rule in rules.items() if rule.zmq is not None]
 
 

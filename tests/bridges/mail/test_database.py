@@ -12,6 +12,7 @@ import pytest
 
 from bridges.mail import database
 from bridges.mail.database import Database
+from tests.bridges.mail_disk import abandoned
 from tunnel.errors import SpoolError
 
 SCHEMA = ("CREATE TABLE words (word TEXT UNIQUE)",)
@@ -95,7 +96,7 @@ def test_a_disk_that_fails_is_told_and_tried_again(tmp_path: Path, monkeypatch: 
 def test_a_file_that_vanished_does_not_come_back_empty(tmp_path: Path) -> None:
     async def body(made: Database) -> None:
         await made.do(add("a"))
-        made._abandon()
+        await abandoned(made)
         (tmp_path / "a.db").unlink()
         with pytest.raises(SpoolError, match="vanished"):
             await made.do(add("b"))

@@ -22,6 +22,7 @@ from bridges.mail import database, smtp_session
 from bridges.mail.inbox import Inbox
 from tests.bridges.mail.rig import MAIL, Client, Rig, serving
 from tests.bridges.mail.test_data import SMUGGLED
+from tests.bridges.mail_disk import abandoned
 from tests.bridges.rig import run
 from tunnel.config.plan import Allow, TlsPlan
 from tunnel.reactor import Reactor
@@ -147,7 +148,7 @@ def test_452_when_the_disk_fails_and_250_when_it_works_again(tmp_path: Path, mon
             raise database.sqlite3.OperationalError("disk I/O error")
 
         monkeypatch.setattr(database.sqlite3, "connect", fails)
-        rig.server.inbox.database._abandon()
+        await abandoned(rig.server.inbox.database)
         assert (await client.mail()).startswith("452 4.3.1 local error")
         assert "disk I/O error" in rig.server.status()["reason"]
         monkeypatch.setattr(database.sqlite3, "connect", connect)

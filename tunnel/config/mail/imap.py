@@ -62,6 +62,8 @@ class ImapPlan:
     poll_s: float = IMAP_POLL_S
     idle: bool = True
     max_message_bytes: int = MAIL_DEFAULT_BYTES
+    parse: bool = False
+    """Headers and text go along in the meta frame, attachments as frames after the mail."""
     command_s: float = IMAP_COMMAND_S
     listen: ClassVar[tuple[str, ...]] = ()
 
@@ -176,6 +178,7 @@ def plan(planner: Planner, name: str, bridge: Imap) -> ImapPlan:
         poll_s=bridge.poll or IMAP_POLL_S,
         idle=bridge.idle,
         max_message_bytes=bridge.max_message or MAIL_DEFAULT_BYTES,
+        parse=bridge.parse,
     )
 
 

@@ -152,5 +152,7 @@ class Imap(Bridge):
     """Let the server tell of new mails (IDLE)."""
     max_message: Size | None = None
     """A larger mail is not fetched."""
+    parse: Flag = False
+    """Headers, text and attachments go along as well."""
     DUMMY: ClassVar[dict[str, Any]] = {**Bridge.DUMMY, "connect": "tcp://127.0.0.1:993", "login": {"user": "x"}}
     HOLES: ClassVar[dict[str, Any]] = {**Bridge.HOLES, "connect": "", "login": None}
