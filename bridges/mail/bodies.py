@@ -95,13 +95,9 @@ class Body:
         sync_folder(self._path.parent)
 
 
-def tidy(folder: Path, named: set[str]) -> int:
-    """Make the folder, or remove files in it that no row names; the bytes of those that stay."""
+def tidy(folder: Path, named: set[str], *, keep: bool = False) -> None:
+    """Make the folder, or remove files in it that no row names. `keep`: rows of another database may name them."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    size = 0
     for entry in os.scandir(folder):
-        if entry.name in named:
-            size += entry.stat().st_size
-        elif entry.is_file(follow_symlinks=False):
+        if entry.name not in named and not keep and entry.is_file(follow_symlinks=False):
             os.unlink(entry.path)
-    return size

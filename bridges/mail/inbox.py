@@ -76,7 +76,10 @@ class Inbox:
             return counts, {name for (name,) in db.execute("SELECT file FROM mails WHERE file IS NOT NULL")}
 
         (rows, size, dead), named = await self.database.ask(look)
-        await asyncio.to_thread(tidy, self.bodies, named)
+        # a corrupt database that lies beside this one still names mails that somebody was told of
+        path = self.database.path
+        lost = any(path.parent.glob(f"{path.name}.corrupt-*"))
+        await asyncio.to_thread(tidy, self.bodies, named, keep=lost)
         self.dead = int(dead)
         self.rows, self.bytes = int(rows) - self.dead, int(size) + int(rows) * _ROW_BYTES
 

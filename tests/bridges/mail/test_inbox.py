@@ -114,3 +114,23 @@ def test_duplicates_are_forgotten_in_time(tmp_path: Path) -> None:
         assert await inbox.known(b"1", 100, told=True) is None
 
     opened(tmp_path, body)
+
+
+def test_the_files_of_a_corrupt_database_stay_for_whoever_recovers_it(tmp_path: Path) -> None:
+    async def fill(inbox: Inbox) -> None:
+        await put(inbox, "large", b"l" * (INLINE_BYTES + 1))
+
+    opened(tmp_path, fill)
+    (tmp_path / "mails.db").write_bytes(b"\xff" * 4096)
+
+    async def look(inbox: Inbox) -> None:
+        assert files(tmp_path) == ["large.eml"]
+
+    opened(tmp_path, look)
+    opened(tmp_path, look)  # and after one more start
+    (tmp_path / "mails.db.corrupt-1").unlink()
+
+    async def swept(_: Inbox) -> None:
+        assert files(tmp_path) == []
+
+    opened(tmp_path, swept)
