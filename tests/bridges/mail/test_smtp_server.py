@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -18,7 +19,7 @@ import pytest
 import trustme
 import zmq
 
-from bridges.mail import database, smtp_session
+from bridges.mail import database, meta, smtp_session
 from bridges.mail.inbox import Inbox
 from tests.bridges.mail.rig import MAIL, Client, Rig, serving
 from tests.bridges.mail.test_data import SMUGGLED
@@ -262,6 +263,39 @@ def test_452_for_a_recipient_of_another_route(tmp_path: Path) -> None:
     served(tmp_path, body, rules={"ups": {"match": ("ups@*",)}, "p": {"match": ("printer@*",), "topic": "paper"}})
 
 
+@pytest.mark.parametrize("wrong", ["MAIL FROM:<a@b.c>", "MAIL", "MAIL FROM:<a@b.c> SIZE=x", "RSET now"])
+def test_a_command_that_was_refused_does_not_open_the_mail_to_another_route(tmp_path: Path, wrong: str) -> None:
+    async def body(rig: Rig) -> None:
+        client = await rig.dial()
+        await client.envelope("MAIL FROM:<a@b.c>", "RCPT TO:<ups@b.c>")
+        assert (await client.say(wrong))[:1] == "5"
+        assert (await client.say("RCPT TO:<printer@b.c>")).startswith("452 4.5.3")
+        assert (await client.say("DATA")).startswith("354")
+        client.write(MAIL + b".\r\n")
+        assert TAKEN.fullmatch(await client.reply())
+        ((topic, meta, _),) = await rig.mails()
+        assert (topic, meta["to"]) == (b"ups", ["ups@b.c"])
+
+    served(tmp_path, body, rules={"ups": {"match": ("ups@*",)}, "p": {"match": ("printer@*",)}})
+
+
+def test_452_where_recipients_would_be_more_than_a_meta_frame_holds(tmp_path: Path) -> None:
+    async def body(rig: Rig) -> None:
+        client = await rig.dial()
+        lines = [f"RCPT TO:<ups+{'u' * 55}{number:04}@b.c>" for number in range(1000)]
+        client.write("\r\n".join(["MAIL FROM:<a@b.c>", *lines, "DATA", ""]).encode())
+        replies = [await client.reply() for _ in range(1002)]
+        count = sum(reply.startswith("250 2.1.5") for reply in replies)
+        assert 600 < count < 1000
+        assert sum(reply.startswith("452 4.5.3") for reply in replies) == 1000 - count
+        client.write(MAIL + b".\r\n")
+        assert TAKEN.fullmatch(await client.reply())
+        _, head, *_ = await rig.recv()
+        assert len(meta.read(head)["to"]) == count
+
+    served(tmp_path, body, max_recipients=10_000, parse=True, rules={"ups": {"match": ("ups@*",)}})
+
+
 def test_452_for_one_recipient_too_many(tmp_path: Path) -> None:
     async def body(rig: Rig) -> None:
         client = await rig.dial()
@@ -338,6 +372,7 @@ def test_451_for_anything_inside_us_and_never_its_text(tmp_path: Path, monkeypat
         "MAIL FROM:a@b.c extra words",
         "MAIL FROM:<ü@b.c>",
         "MAIL",
+        "MAIL FROM:<a@b.c> SIZE=\u00b2",
         "X" * 600,
     ],
 )
@@ -392,6 +427,20 @@ def test_silence_is_ended_with_a_reply(tmp_path: Path) -> None:
         assert rig.nothing_came()
 
     served(tmp_path, body, command_s=0.3, data_s=0.3)
+
+
+def test_who_does_not_read_his_replies_is_closed(tmp_path: Path) -> None:
+    async def body(rig: Rig) -> None:
+        client = await rig.dial()
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            while True:
+                client.write(b"NOOP\r\n" * 1000)
+                await asyncio.wait_for(client.writer.drain(), 0.2)
+        await rig.until(lambda: not rig.server.sessions)
+        assert rig.refused == {"idle": 1}
+
+    served(tmp_path, body, command_s=0.5)
 
 
 def test_strangers_are_not_let_in(tmp_path: Path) -> None:
