@@ -125,6 +125,47 @@ def test_451_when_nobody_acknowledges_in_time_and_250_when_somebody_does(tmp_pat
     served(tmp_path, body, socket="REQ", accept="acked", answer_s=1.0)
 
 
+def test_what_was_answered_with_451_does_not_pile_up_for_an_application_that_is_away(tmp_path: Path) -> None:
+    async def body(rig: Rig) -> None:
+        client = await rig.dial()
+        for number in range(3):
+            assert (await client.mail(b"Subject: %d\r\n\r\n" % number)).startswith("451 4.3.0")
+        (handover,) = rig.server._handovers.values()
+        outlet = handover.zmq.outlet if handover.zmq is not None else None
+        await rig.until(lambda: outlet is not None and not outlet.waiting and not handover.under_way)
+        assert rig.detail["late"] == 3
+
+    served(tmp_path, body, bound=False, socket="REQ", accept="acked", answer_s=0.2)
+
+
+def test_many_at_once_are_under_way_no_more_than_one_after_the_other(tmp_path: Path) -> None:
+    async def body(rig: Rig) -> None:
+        clients = [await rig.dial() for _ in range(8)]
+        replies = await asyncio.gather(*(client.mail(b"x" * 5_000_000 + b"\r\n") for client in clients))
+        assert all(reply.startswith("451 4.3.0") for reply in replies)
+        assert sum("too much is under way" in reply for reply in replies) == 6  # two are more than 8 MiB
+
+    served(tmp_path, body, bound=False, socket="REQ", accept="acked", answer_s=3.0)
+
+
+def test_mails_that_an_older_table_spooled_go_out_beside_those_that_wait_for_an_answer(tmp_path: Path) -> None:
+    async def spooled(rig: Rig) -> None:
+        assert TAKEN.fullmatch(await (await rig.dial()).mail(b"Subject: old\r\n\r\n"))
+
+    async def acked(rig: Rig) -> None:
+        assert (await rig.recv())[2] == b"Subject: old\r\n\r\n"
+        rig.app.send(b"")
+        await rig.until(lambda: not rig.detail["spool"]["rows"])
+        sending = asyncio.ensure_future((await rig.dial()).mail())
+        assert (await rig.recv())[2] == MAIL
+        rig.app.send(b"")
+        assert TAKEN.fullmatch(await sending)
+        assert rig.detail["handed"] == 2
+
+    served(tmp_path, spooled, bound=False, socket="REQ")
+    served(tmp_path, acked, socket="REQ", accept="acked")
+
+
 def test_452_when_the_spool_is_full_at_mail_and_at_the_end(tmp_path: Path) -> None:
     async def body(rig: Rig) -> None:
         client = await rig.dial()
