@@ -281,7 +281,7 @@ class SmtpServer:
         if self._owing[digest] <= 0:
             del self._owing[digest]
         if told:
-            self.inbox.told(digest)
+            self.inbox.told(digest, keep=self.plan.duplicates == "all")
 
     def failed(self, error: Exception) -> str:
         """Something of ours: it stands in the log under this number, and the client hears the number."""

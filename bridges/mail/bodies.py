@@ -85,10 +85,9 @@ class Body:
         if self._fd < 0:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._fd = os.open(self._path, flags, 0o600)
-        for piece in pieces:
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(self._fd, view) :]
+        view = memoryview(b"".join(pieces))  # which are many where a client says a byte at a time
+        while view:
+            view = view[os.write(self._fd, view) :]
 
     def _sync(self) -> None:
         os.fsync(self._fd)

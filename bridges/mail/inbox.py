@@ -100,10 +100,21 @@ class Inbox:
         refusal = self.refusal(body.size)
         if refusal:
             raise FullError(refusal)
+        size = body.size
+        self.rows += 1  # at once: many may come at the same time
+        self.bytes += size + _ROW_BYTES
+        try:
+            number = await self._insert(mail_id, rule, topic, meta, body, digest)
+        except BaseException:
+            self.rows -= 1
+            self.bytes -= size + _ROW_BYTES
+            raise
+        body.close()
+        return number
+
+    async def _insert(self, mail_id: str, rule: str, topic: bytes, meta: bytes, body: Body, digest: bytes) -> int:
         await body.finish()
         file, held, size, now = body.file, None if body.file else body.held, body.size, time.time()
-        self.rows += 1
-        self.bytes += size + _ROW_BYTES
 
         def insert(db: sqlite3.Connection) -> int:
             row = (mail_id, rule, topic, now, size, meta, file, held)
@@ -113,14 +124,7 @@ class Inbox:
             db.execute("INSERT OR REPLACE INTO taken VALUES (?,?,?,0)", (digest, mail_id, now))
             return int(found.lastrowid or 0)
 
-        try:
-            number = await self.database.do(insert)
-        except BaseException:
-            self.rows -= 1
-            self.bytes -= size + _ROW_BYTES
-            raise
-        body.close()
-        return number
+        return await self.database.do(insert)
 
     # --- duplicates --------------------------------------------------------------------------------------------------
 
@@ -139,9 +143,10 @@ class Inbox:
         row = (digest, mail_id, time.time())
         await self.database.do(lambda db: db.execute("INSERT OR REPLACE INTO taken VALUES (?,?,?,0)", row).rowcount)
 
-    def told(self, digest: bytes) -> None:
-        """Its client has heard that it was taken: the same once more is another mail."""
-        self.database.do(lambda db: db.execute("UPDATE taken SET told = 1 WHERE digest = ?", (digest,)).rowcount)
+    def told(self, digest: bytes, *, keep: bool) -> None:
+        """Its client has heard that it was taken: the same once more is another mail. `keep`: `known` asks for such."""
+        change = "UPDATE taken SET told = 1" if keep else "DELETE FROM taken"
+        self.database.do(lambda db: db.execute(f"{change} WHERE digest = ?", (digest,)).rowcount)
 
     def forget(self, older_than_s: float) -> None:
         before = time.time() - older_than_s
@@ -160,16 +165,21 @@ class Inbox:
 
     def finish(self, mail: Mail) -> asyncio.Future[int]:
         """Somebody has answered for it."""
-        self.rows -= 1
         return self._remove(mail.number, mail.size, mail.file)
 
     def bury(self, number: int, reason: str) -> asyncio.Future[int]:
         """Nobody will take it: a dead letter."""
-        self.rows -= 1
-        self.dead += 1
         words = reason[:SPOOL_REASON_CHARACTERS]
-        change = "UPDATE mails SET dead = 1, reason = ? WHERE number = ?"
-        return self.database.do(lambda db: db.execute(change, (words, number)).rowcount)
+        change = "UPDATE mails SET dead = 1, reason = ? WHERE number = ? AND dead = 0"
+
+        def buried(done: asyncio.Future[int]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                self.rows -= done.result()
+                self.dead += done.result()
+
+        answer = self.database.do(lambda db: db.execute(change, (words, number)).rowcount)
+        answer.add_done_callback(buried)
+        return answer
 
     async def expire(self) -> int:
         """Bury what has waited longer than the table allows; how many those were."""
@@ -184,14 +194,20 @@ class Inbox:
         return count
 
     def _remove(self, number: int, size: int, file: str | None) -> asyncio.Future[int]:
+        dead: list[int] = []
+
         def remove(db: sqlite3.Connection) -> int:
+            dead[:] = [one for (one,) in db.execute("SELECT dead FROM mails WHERE number = ?", (number,))]
             return db.execute("DELETE FROM mails WHERE number = ?", (number,)).rowcount
 
         def removed(done: asyncio.Future[int]) -> None:
             if done.cancelled() or done.exception() is not None:
                 self._answered.append((number, size, file))
                 return
-            self.bytes -= size + _ROW_BYTES
+            for one in dead:  # none where it had been dropped
+                self.bytes -= size + _ROW_BYTES
+                self.dead -= one
+                self.rows -= 1 - one
             if file is not None:
                 with contextlib.suppress(OSError):
                     os.unlink(self.bodies / file)
@@ -238,13 +254,11 @@ class Inbox:
     async def drop(self, number: int) -> bool:
         """Away with it, for good."""
         row = await self.database.ask(
-            lambda db: db.execute("SELECT size, file, dead FROM mails WHERE number = ?", (number,)).fetchone()
+            lambda db: db.execute("SELECT size, file FROM mails WHERE number = ?", (number,)).fetchone()
         )
         if row is None:
             return False
-        size, file, dead = row
-        self.dead -= dead
-        self.rows -= 1 - dead
+        size, file = row
         return bool(await self._remove(number, size, file))
 
     def status(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import pytest
 import trustme
 import zmq
 
+from bridges import smtp_server
 from bridges.mail import database, meta, smtp_session
 from bridges.mail.inbox import Inbox
 from tests.bridges.mail.rig import MAIL, Client, Rig, serving
@@ -189,6 +190,7 @@ def test_452_when_the_disk_fails_and_250_when_it_works_again(tmp_path: Path, mon
             raise database.sqlite3.OperationalError("disk I/O error")
 
         monkeypatch.setattr(database.sqlite3, "connect", fails)
+        await rig.server.inbox.database.ask(lambda _: None)  # its thread is at rest
         rig.server.inbox.database._abandon()
         assert (await client.mail()).startswith("452 4.3.1 local error")
         assert "disk I/O error" in rig.server.status()["reason"]
@@ -734,6 +736,24 @@ def test_a_mail_nobody_takes_in_time_is_a_dead_letter_and_can_be_sent_on_its_way
         await rig.until(lambda: rig.detail["spool"]["bytes"] == 0)
 
     served(tmp_path, body, bound=False, socket="DEALER", expire_s=0.0)
+
+
+def test_a_mail_that_we_stumble_over_stops_none_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumbling(raw: bytes) -> Any:
+        if b"bad" in raw:
+            raise RuntimeError("a parser gave up")
+        return {}, []
+
+    monkeypatch.setattr(smtp_server, "parsed", stumbling)
+
+    async def body(rig: Rig) -> None:
+        client = await rig.dial()
+        assert TAKEN.fullmatch(await client.mail(b"Subject: bad\r\n\r\n"))
+        assert TAKEN.fullmatch(await client.mail())
+        assert (await rig.recv())[2] == MAIL
+        await rig.until(lambda: (rig.detail["spool"]["rows"], rig.detail["spool"]["dead"]) == (0, 1))
+
+    served(tmp_path, body, parse=True)
 
 
 def test_parsed(tmp_path: Path) -> None:
