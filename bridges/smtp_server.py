@@ -331,7 +331,7 @@ class SmtpServer:
             self.refused["full"] += 1
             letter.body.discard()
             return Answer(f"452 4.3.1 {error}")
-        except SpoolError as error:
+        except (SpoolError, OSError) as error:
             letter.body.discard()
             return Answer(f"452 4.3.1 local error {self.failed(error)}")
         except Exception as error:

@@ -28,6 +28,7 @@ class Body:
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._fd = -1
+        self._left = False
 
     def __repr__(self) -> str:
         return f"<Body bytes={self.size} {'file' if self.file else 'held'}>"
@@ -68,8 +69,14 @@ class Body:
         """Nobody wants it."""
         self._held, self._held_bytes = [], 0
         self.close()
+        if self._left:
+            return
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        """The file is somebody else's from now on: `discard` does not touch it."""
+        self._left = True
 
     def close(self) -> None:
         """Safe to call twice; the file stays."""

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from bridges.mail.bodies import Body, tidy
 from bridges.mail.database import Database
+from bridges.mail.limits import DATABASE_GROUP
 from tunnel.config.plan import SpoolPlan
 from tunnel.limits import SPOOL_LIST_ROWS, SPOOL_REASON_CHARACTERS
 
@@ -64,6 +65,8 @@ class Inbox:
         self.expired = 0
         self._answered: list[tuple[int, int, str | None]] = []
         """Mails that somebody has answered for, and that a failing disk still has."""
+        self._doubtful: list[tuple[str, int, str | None]] = []
+        """(id, size, file) of mails that a failing disk did not take, as it said. They are counted as being here."""
 
     def __repr__(self) -> str:
         return f"<Inbox rows={self.rows} bytes={self.bytes} dead={self.dead}>"
@@ -104,16 +107,46 @@ class Inbox:
         self.rows += 1  # at once: many may come at the same time
         self.bytes += size + _ROW_BYTES
         try:
-            number = await self._insert(mail_id, rule, topic, meta, body, digest)
+            await body.finish()
         except BaseException:
             self.rows -= 1
             self.bytes -= size + _ROW_BYTES
             raise
+        file = body.file
+        body.leave()
+        try:
+            number = await self._insert(mail_id, rule, topic, meta, body, digest)
+        except BaseException:
+            # a disk that says no may have it all the same, and show it when it works again: as a mail, and as a repeat
+            self._doubtful.append((mail_id, size, file))
+            self.look_again()
+            raise
         body.close()
         return number
 
+    def look_again(self) -> None:
+        """Which of those that a failing disk did not take are there after all? Those that are not, leave nothing."""
+        doubtful, self._doubtful = self._doubtful[:DATABASE_GROUP], self._doubtful[DATABASE_GROUP:]
+        if not doubtful:
+            return
+        marks = ",".join("?" * len(doubtful))
+        query, ids = f"SELECT id FROM mails WHERE id IN ({marks})", [one[0] for one in doubtful]
+
+        def looked(done: asyncio.Future[set[str]]) -> None:
+            if done.cancelled() or done.exception() is not None:
+                self._doubtful += doubtful
+                return
+            for mail_id, size, file in doubtful:
+                if mail_id not in done.result():
+                    self.rows -= 1
+                    self.bytes -= size + _ROW_BYTES
+                    self._unlink(file)
+            self.look_again()
+
+        answer = self.database.ask(lambda db: {found for (found,) in db.execute(query, ids)})
+        answer.add_done_callback(looked)
+
     async def _insert(self, mail_id: str, rule: str, topic: bytes, meta: bytes, body: Body, digest: bytes) -> int:
-        await body.finish()
         file, held, size, now = body.file, None if body.file else body.held, body.size, time.time()
 
         def insert(db: sqlite3.Connection) -> int:
@@ -208,16 +241,20 @@ class Inbox:
                 self.bytes -= size + _ROW_BYTES
                 self.dead -= one
                 self.rows -= 1 - one
-            if file is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(self.bodies / file)
+            self._unlink(file)
 
         answer = self.database.do(remove)
         answer.add_done_callback(removed)
         return answer
 
+    def _unlink(self, file: str | None) -> None:
+        if file is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self.bodies / file)
+
     def sweep(self) -> None:
-        """What a failing disk would not let go, once more."""
+        """What a failing disk would not let go, or took without saying so, once more."""
+        self.look_again()
         answered, self._answered = self._answered, []
         for number, size, file in answered:
             self._remove(number, size, file)

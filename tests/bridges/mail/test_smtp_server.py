@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import re
+import sqlite3
 import ssl
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_network
@@ -199,6 +200,60 @@ def test_452_when_the_disk_fails_and_250_when_it_works_again(tmp_path: Path, mon
         assert len(await rig.mails()) == 1
 
     served(tmp_path, body)
+
+
+class Forgetful:
+    """A database whose disk has what it was told to keep, and says that it has not."""
+
+    def __init__(self, db: Any) -> None:
+        self._db = db
+
+    def execute(self, statement: str, *values: Any) -> Any:
+        found = self._db.execute(statement, *values)
+        if statement == "COMMIT":
+            raise sqlite3.OperationalError("disk I/O error")
+        return found
+
+    def close(self) -> None:
+        self._db.close()
+
+
+@pytest.mark.parametrize("lines", [1, 4000])
+def test_a_mail_that_a_failing_disk_has_all_the_same_is_not_lost_when_it_comes_again(
+    tmp_path: Path, lines: int
+) -> None:
+    raw = b"Subject: a\r\n\r\n" + (b"x" * 70 + b"\r\n") * lines
+
+    async def body(rig: Rig) -> None:
+        client, inbox = await rig.dial(), rig.server.inbox
+        await inbox.database.ask(lambda _: None)  # its thread is at rest
+        inbox.database._db = Forgetful(inbox.database._db)  # type: ignore[assignment]
+        assert (await client.mail(raw)).startswith("452 4.3.1 local error")
+        assert TAKEN.fullmatch(await client.mail(raw))
+        assert (await rig.recv())[2] == raw
+        await rig.until(lambda: inbox.status()["rows"] == 0)
+        assert (inbox.bytes, list(inbox.bodies.iterdir())) == (0, [])
+
+    served(tmp_path, body)
+
+
+def test_what_a_failing_disk_did_not_take_leaves_nothing(tmp_path: Path) -> None:
+    raw = b"x" * 300_000 + b"\r\n"
+
+    async def body(rig: Rig) -> None:
+        client, inbox = await rig.dial(), rig.server.inbox
+        await inbox.database.ask(lambda _: None)
+        inbox.database._abandon()
+        inbox.database.path.rename(tmp_path / "away")
+        assert (await client.mail(raw)).startswith("452 4.3.1 local error")
+        assert len(list(inbox.bodies.iterdir())) == 1  # nobody can say whether a row names it
+        (tmp_path / "away").rename(inbox.database.path)
+        inbox.sweep()
+        await rig.until(lambda: (inbox.rows, inbox.bytes, list(inbox.bodies.iterdir())) == (0, 0, []))
+        assert TAKEN.fullmatch(await client.mail(raw))
+        assert len(await rig.mails()) == 1
+
+    served(tmp_path, body, duplicates="never")
 
 
 def test_421_when_there_are_too_many_connections_and_it_really_closes(tmp_path: Path) -> None:
