@@ -61,6 +61,7 @@ class SmtpServer:
         self.counted: Counter[str] = Counter()
         self.reason = ""
         self.inbox = Inbox(self.plan.spool)
+        self.inbox.on_found = self._look
         self.sessions: dict[Session, None] = {}
         self._table = plan.table
         self._by_address: Counter[str] = Counter()
@@ -174,6 +175,10 @@ class SmtpServer:
     def _on_room(self, plan: ZmqPlan) -> None:
         if plan in self._feeders:
             self._feeders[plan].look()
+
+    def _look(self) -> None:
+        for feeder in self._feeders.values():
+            feeder.look()
 
     def _again(self, number: int) -> None:
         """An operator has made a dead letter wait again."""

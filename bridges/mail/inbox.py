@@ -12,7 +12,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -63,6 +63,8 @@ class Inbox:
         self.database = Database(plan.file("mails"), MARK, SCHEMA)
         self.rows = self.bytes = self.dead = 0
         self.expired = 0
+        self.on_found: Callable[[], None] = lambda: None
+        """A mail is here of which `put` had said that it is not."""
         self._answered: list[tuple[int, int, str | None]] = []
         """Mails that somebody has answered for, and that a failing disk still has."""
         self._doubtful: list[tuple[str, int, str | None]] = []
@@ -141,6 +143,8 @@ class Inbox:
                     self.rows -= 1
                     self.bytes -= size + _ROW_BYTES
                     self._unlink(file)
+                else:
+                    self.on_found()
             self.look_again()
 
         answer = self.database.ask(lambda db: {found for (found,) in db.execute(query, ids)})

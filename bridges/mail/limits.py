@@ -70,6 +70,10 @@ PARSE_DEPTH: Final = 20
 PARSE_TEXT_BYTES: Final = MIB
 PARSE_HEADER_BYTES: Final = 32 * KIB
 """`parse: true`: a longer mail is not taken apart; parts, nesting, text and headers that are told of at most."""
+PARSE_FIELD_BYTES: Final = 8 * KIB
+PARSE_CONTENT_BYTES: Final = KIB
+"""... and of one field of a header, and of those (Content-...) that each part may have: the standard library needs time
+by the square of their length."""
 
 # --- smtp-client -----------------------------------------------------------------------------------------------------
 SEND_RECIPIENTS_MOST: Final = 10_000
