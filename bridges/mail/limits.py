@@ -112,6 +112,8 @@ SEND_PAUSE_S: Final = 300.0
 """A server that refuses what we are (login, banner, TLS) is tried again so often, or at `mail resume`."""
 SEND_READY: Final = 256
 """Mails taken from the disk's list at a time, without their bodies."""
+SEND_SHARE: Final = 16
+"""... of one domain, with direct: true: one whose servers are slow must leave the others their turn."""
 SEND_EXPIRE_S: Final = 2 * 86400.0
 """A mail is tried for so long."""
 SEND_REMEMBER_S: Final = 7 * 86400.0
