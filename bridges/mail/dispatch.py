@@ -162,7 +162,8 @@ class Dispatch:
             return min(waits)
         share = SEND_READY if self.plan.relay else SEND_SHARE
         full = [one.name for one in self._destinations.values() if len(one.ready) >= share]
-        due = await self.outbox.due(time.time(), room + len(self.taken), sorted({*held, *full}))
+        most = room + len(self.taken)
+        due = await self.outbox.due(time.time(), most, sorted({*held, *full}))
         if self.paused or self.closing:
             return 60.0
         fresh = [job for job in due.jobs if job.job not in self.taken][:room]
@@ -178,7 +179,7 @@ class Dispatch:
             self._staff(destination)
         if due.next is not None:
             waits.append(max(0.05, due.next - time.time()))
-        if len(due.jobs) == room + len(self.taken):
+        if len(due.jobs) == most:
             waits.append(1.0)
         return min(waits)
 
