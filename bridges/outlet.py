@@ -109,6 +109,15 @@ class Outlet:
         if self.unreachable > gone and self._on_gone is not None:
             self._on_gone()
 
+    def forget(self, run: tuple[Segment, ...] | Whole) -> None:
+        """Nobody wants this one any more: it goes nowhere, unless it has begun to go."""
+        for number, (waiting, _) in enumerate(self._runs):
+            if waiting is run and (number or not self._position):
+                del self._runs[number]
+                if not self._runs:
+                    self._on_change()
+                return
+
     def drop(self) -> int:
         """Forget what waits: whom it is for is gone. How many runs that were."""
         count = len(self._runs)

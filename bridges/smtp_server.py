@@ -61,13 +61,14 @@ class SmtpServer:
         self.counted: Counter[str] = Counter()
         self.reason = ""
         self.inbox = Inbox(self.plan.spool)
+        self.inbox.on_found = self._look
         self.sessions: dict[Session, None] = {}
         self._table = plan.table
         self._by_address: Counter[str] = Counter()
         self._owing: Counter[bytes] = Counter()
         """Mails whose clients are still there, and may be reading their 250: the same from another one is no repeat."""
         self._bytes_in = 0
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(1 << 63)  # those below are rows of the inbox
         self._errors = itertools.count(1)
         self._tell_at = 0.0
         self._rules = Rules(self.plan.rules)
@@ -76,6 +77,7 @@ class SmtpServer:
         self._reactor = reactor
         self._feeders: dict[ZmqPlan, Feeder] = {}
         self._handovers = {rule.zmq: self._handover(rule.zmq) for rule in self.plan.rules}
+        self._turns = {plan: asyncio.Lock() for plan in self._handovers}
         self._taking: set[asyncio.Task[Any]] = set()
         self._opening: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -97,8 +99,7 @@ class SmtpServer:
         self.counted["recovered"] += self.inbox.rows
         if self.inbox.database.set_aside:
             self.log.error("corrupt", set_aside=self.inbox.database.set_aside)
-        if self.plan.accept == "spooled":
-            self._feed()
+        self._feed()  # with `accept: acked` too: a table that said `spooled` before may have left mails
         for listener in self._listeners:
             listener.start()
         self._tick()
@@ -175,6 +176,10 @@ class SmtpServer:
         if plan in self._feeders:
             self._feeders[plan].look()
 
+    def _look(self) -> None:
+        for feeder in self._feeders.values():
+            feeder.look()
+
     def _again(self, number: int) -> None:
         """An operator has made a dead letter wait again."""
         for feeder in self._feeders.values():
@@ -203,7 +208,7 @@ class SmtpServer:
             "zmq": first.status(),
             "detail": {
                 **{word: self.counted[word] for word in ("taken", "duplicates", "late", "errors", "recovered")},
-                "handed": sum(feeder.taken for feeder in self._feeders.values()) or self.counted["acked"],
+                "handed": sum(feeder.taken for feeder in self._feeders.values()) + self.counted["acked"],
                 "refused_by_route": sum(feeder.refused for feeder in self._feeders.values()),
                 "may_repeat": sum(handover.may_repeat for handover in self._handovers.values()),
                 "spool": self.inbox.status(),
@@ -281,7 +286,7 @@ class SmtpServer:
         if self._owing[digest] <= 0:
             del self._owing[digest]
         if told:
-            self.inbox.told(digest)
+            self.inbox.told(digest, keep=self.plan.duplicates == "all")
 
     def failed(self, error: Exception) -> str:
         """Something of ours: it stands in the log under this number, and the client hears the number."""
@@ -331,7 +336,7 @@ class SmtpServer:
             self.refused["full"] += 1
             letter.body.discard()
             return Answer(f"452 4.3.1 {error}")
-        except SpoolError as error:
+        except (SpoolError, OSError) as error:
             letter.body.discard()
             return Answer(f"452 4.3.1 local error {self.failed(error)}")
         except Exception as error:
@@ -385,17 +390,19 @@ class SmtpServer:
 
     async def _ask(self, letter: Letter, digest: bytes) -> str:
         """`accept: acked`: the reply that refuses it, or "" when somebody has answered for it."""
-        handover = self._handovers[letter.destination.zmq]
-        if not handover.has_room:
-            return "451 4.3.0 too much is under way; come again later"
-        raw = await letter.body.whole()
-        mail = Mail(
-            0, letter.id, letter.destination.rule, letter.destination.topic, 0, len(raw), _meta(letter), None, raw
-        )
-        frames = await self._frames(mail, raw)
+        rule = letter.destination
+        handover = self._handovers[rule.zmq]
         answer: asyncio.Future[str] = self.loop.create_future()
         number = next(self._numbers)
-        handover.give(number, frames, lambda said: None if answer.done() else answer.set_result(said))
+        async with self._turns[rule.zmq]:  # one mail at a time comes into memory, and only where there is room
+            if not handover.has_room:
+                return "451 4.3.0 too much is under way; come again later"
+            raw = await letter.body.whole()
+            mail = Mail(0, letter.id, rule.rule, rule.topic, 0, len(raw), _meta(letter), None, raw)
+            frames = await self._frames(mail, raw)
+            del raw, mail
+            handover.give(number, frames, lambda said: None if answer.done() else answer.set_result(said))
+            del frames
         try:
             async with asyncio.timeout(self.plan.answer_s):
                 refusal = await answer
@@ -404,6 +411,7 @@ class SmtpServer:
             return "451 4.3.0 nobody has acknowledged it in time; come again later"
         finally:
             handover.forget(number)
+            self._on_room(rule.zmq)
         if refusal:
             self.log.warning("refused", mail=letter.id, reason=refusal)
             return "554 5.3.0 the route does not take it"

@@ -76,17 +76,22 @@ class Pattern:
 
     def __init__(self, text: str) -> None:
         """ValueError: it does not look like an address."""
-        if not _PATTERN.fullmatch(text) or _CONTROLS.search(text):
-            raise ValueError(
-                f"{shown(text)} is no pattern for addresses; write for example 'ups@*' or '*@example.com'."
-            )
-        self.text = text
+        self.text = self.looked_at(text)
         local, _, domain = text.lower().partition("@")
         self._whole_local = "+" in local
         self._local, self._domain = _glob(local), _glob(domain)
 
     def __repr__(self) -> str:
         return f"<Pattern {self.text}>"
+
+    @staticmethod
+    def looked_at(text: str) -> str:
+        """The text of a pattern. ValueError: it is none."""
+        if not _PATTERN.fullmatch(text) or _CONTROLS.search(text):
+            raise ValueError(
+                f"{shown(text)} is no pattern for addresses; write for example 'ups@*' or '*@example.com'."
+            )
+        return text
 
     def fits(self, address: str) -> bool:
         """An address that was checked."""

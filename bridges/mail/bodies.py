@@ -28,6 +28,7 @@ class Body:
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._fd = -1
+        self._left = False
 
     def __repr__(self) -> str:
         return f"<Body bytes={self.size} {'file' if self.file else 'held'}>"
@@ -68,8 +69,14 @@ class Body:
         """Nobody wants it."""
         self._held, self._held_bytes = [], 0
         self.close()
+        if self._left:
+            return
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        """The file is somebody else's from now on: `discard` does not touch it."""
+        self._left = True
 
     def close(self) -> None:
         """Safe to call twice; the file stays."""
@@ -85,23 +92,18 @@ class Body:
         if self._fd < 0:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._fd = os.open(self._path, flags, 0o600)
-        for piece in pieces:
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(self._fd, view) :]
+        view = memoryview(b"".join(pieces))  # which are many where a client says a byte at a time
+        while view:
+            view = view[os.write(self._fd, view) :]
 
     def _sync(self) -> None:
         os.fsync(self._fd)
         sync_folder(self._path.parent)
 
 
-def tidy(folder: Path, named: set[str]) -> int:
-    """Make the folder, or remove files in it that no row names; the bytes of those that stay."""
+def tidy(folder: Path, named: set[str], *, keep: bool = False) -> None:
+    """Make the folder, or remove files in it that no row names. `keep`: rows of another database may name them."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    size = 0
     for entry in os.scandir(folder):
-        if entry.name in named:
-            size += entry.stat().st_size
-        elif entry.is_file(follow_symlinks=False):
+        if entry.name not in named and not keep and entry.is_file(follow_symlinks=False):
             os.unlink(entry.path)
-    return size

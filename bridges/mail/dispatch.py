@@ -21,6 +21,7 @@ from bridges.mail.limits import (
     SEND_DESTINATIONS,
     SEND_PAUSE_S,
     SEND_READY,
+    SEND_SHARE,
     SEND_STOP_S,
     SEND_WORKERS,
     TAKE_AGAIN_S,
@@ -181,13 +182,16 @@ class Dispatch:
         room = SEND_READY - len(self.taken)
         if room <= 0 or (self.plan.relay and held):
             return min(waits)
-        due = await self.outbox.due(time.time(), room + len(self.taken), sorted(held))
+        share = SEND_READY if self.plan.relay else SEND_SHARE
+        full = [one.name for one in self._destinations.values() if len(one.ready) >= share]
+        most = room + len(self.taken)
+        due = await self.outbox.due(time.time(), most, sorted({*held, *full}))
         if self.paused or self.closing:
             return 60.0
         fresh = [job for job in due.jobs if job.job not in self.taken][:room]
         for job in fresh:
             destination = self._destination(job.destination)
-            if destination.held_s(now) > 0:
+            if destination.held_s(now) > 0 or len(destination.ready) >= share:
                 continue
             if not destination.workers and self.workers >= SEND_WORKERS:
                 waits.append(1.0)
@@ -197,7 +201,7 @@ class Dispatch:
             self._staff(destination)
         if due.next is not None:
             waits.append(max(0.05, due.next - time.time()))
-        if len(due.jobs) == room + len(self.taken):
+        if len(due.jobs) == most:
             waits.append(1.0)
         return min(waits)
 

@@ -63,20 +63,23 @@ class Feeder:
             try:
                 while self.handover.has_room and await self._some():
                     pass
-            except (SpoolError, OSError) as error:
+            except (SpoolError, OSError, MemoryError) as error:
                 self._log.warning("inbox", reason=str(error))
                 await asyncio.sleep(_RETRY_S)
                 self._wake.set()
 
     async def _some(self) -> bool:
         """Read and give; False: there is nothing, or no room."""
-        mails = await self._inbox.waiting(self._rules, self._others, self._after, _ROWS)
+        at = self._after
+        mails = await self._inbox.waiting(self._rules, self._others, at, _ROWS)
         for mail in mails:
             if not self.handover.has_room:
                 return False
             if mail.number not in self._under_way:
                 await self._give(mail)
-            self._after = mail.number
+            if self._after != at:  # meanwhile an older one waits again
+                return True
+            at = self._after = mail.number
         return bool(mails)
 
     async def _give(self, mail: Mail) -> None:
@@ -87,7 +90,14 @@ class Feeder:
             self._log.error("lost", mail=mail.id, reason=f"its file {mail.file} is gone")
             await self._inbox.bury(mail.number, f"its file {mail.file} is gone")
             return
-        frames = await self._frames(mail, raw)
+        try:
+            frames = await self._frames(mail, raw)
+        except (SpoolError, OSError, MemoryError):
+            raise
+        except Exception as error:  # one mail that we stumble over stops none of the others
+            self._log.error("stumbled", mail=mail.id, error=f"{type(error).__name__}: {error}")
+            await self._inbox.bury(mail.number, f"no message could be made of it ({type(error).__name__})")
+            return
         del raw
         light = Mail(mail.number, mail.id, mail.rule, mail.topic, mail.born, mail.size, b"", mail.file, None)
         self._under_way.add(mail.number)

@@ -131,12 +131,16 @@ class HandOver:
             self._timer = self._loop.call_later(BRIDGE_TICK_S, self._on_time)
 
     def forget(self, number: int) -> None:
-        """The caller waits no longer; an answer that comes all the same is none of his."""
+        """The caller waits no longer: what the socket did not take yet goes nowhere; an answer that comes all the same
+        is none of his."""
         given = self._given.pop(number, None)
-        if given is not None:
-            self._bytes -= given.size
+        if given is None:
+            return
+        self._bytes -= given.size
         if self._giver is not None:
             self._giver.forget(number)
+        elif self.zmq is not None and not given.sent:
+            self.zmq.outlet.forget(given.pieces)
 
     def close(self) -> None:
         """What was not answered stays the caller's. A socket that nobody answers for gets BRIDGE_LINGER_S to leave."""

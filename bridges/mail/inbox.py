@@ -12,13 +12,14 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from bridges.mail.bodies import Body, tidy
 from bridges.mail.database import Database
+from bridges.mail.limits import DATABASE_GROUP
 from tunnel.config.plan import SpoolPlan
 from tunnel.limits import SPOOL_LIST_ROWS, SPOOL_REASON_CHARACTERS
 
@@ -63,8 +64,12 @@ class Inbox:
         self.database = Database(plan.file("mails"), MARK, SCHEMA)
         self.rows = self.bytes = self.dead = 0
         self.expired = 0
+        self.on_found: Callable[[], None] = lambda: None
+        """A mail is here of which `put` had said that it is not."""
         self._answered: list[tuple[int, int, str | None]] = []
         """Mails that somebody has answered for, and that a failing disk still has."""
+        self._doubtful: list[tuple[str, int, str | None]] = []
+        """(id, size, file) of mails that a failing disk did not take, as it said. They are counted as being here."""
 
     def __repr__(self) -> str:
         return f"<Inbox rows={self.rows} bytes={self.bytes} dead={self.dead}>"
@@ -77,7 +82,10 @@ class Inbox:
             return counts, {name for (name,) in db.execute("SELECT file FROM mails WHERE file IS NOT NULL")}
 
         (rows, size, dead), named = await self.database.ask(look)
-        await asyncio.to_thread(tidy, self.bodies, named)
+        # a corrupt database that lies beside this one still names mails that somebody was told of
+        path = self.database.path
+        lost = any(path.parent.glob(f"{path.name}.corrupt-*"))
+        await asyncio.to_thread(tidy, self.bodies, named, keep=lost)
         self.dead = int(dead)
         self.rows, self.bytes = int(rows) - self.dead, int(size) + int(rows) * _ROW_BYTES
 
@@ -98,10 +106,53 @@ class Inbox:
         refusal = self.refusal(body.size)
         if refusal:
             raise FullError(refusal)
-        await body.finish()
-        file, held, size, now = body.file, None if body.file else body.held, body.size, time.time()
-        self.rows += 1
+        size = body.size
+        self.rows += 1  # at once: many may come at the same time
         self.bytes += size + _ROW_BYTES
+        try:
+            await body.finish()
+        except BaseException:
+            self.rows -= 1
+            self.bytes -= size + _ROW_BYTES
+            raise
+        file = body.file
+        body.leave()
+        try:
+            number = await self._insert(mail_id, rule, topic, meta, body, digest)
+        except BaseException:
+            # a disk that says no may have it all the same, and show it when it works again: as a mail, and as a repeat
+            self._doubtful.append((mail_id, size, file))
+            self.look_again()
+            raise
+        body.close()
+        return number
+
+    def look_again(self) -> None:
+        """Which of those that a failing disk did not take are there after all? Those that are not, leave nothing."""
+        doubtful, self._doubtful = self._doubtful[:DATABASE_GROUP], self._doubtful[DATABASE_GROUP:]
+        if not doubtful:
+            return
+        marks = ",".join("?" * len(doubtful))
+        query, ids = f"SELECT id FROM mails WHERE id IN ({marks})", [one[0] for one in doubtful]
+
+        def looked(done: asyncio.Future[set[str]]) -> None:
+            if done.cancelled() or done.exception() is not None:
+                self._doubtful += doubtful
+                return
+            for mail_id, size, file in doubtful:
+                if mail_id not in done.result():
+                    self.rows -= 1
+                    self.bytes -= size + _ROW_BYTES
+                    self._unlink(file)
+                else:
+                    self.on_found()
+            self.look_again()
+
+        answer = self.database.ask(lambda db: {found for (found,) in db.execute(query, ids)})
+        answer.add_done_callback(looked)
+
+    async def _insert(self, mail_id: str, rule: str, topic: bytes, meta: bytes, body: Body, digest: bytes) -> int:
+        file, held, size, now = body.file, None if body.file else body.held, body.size, time.time()
 
         def insert(db: sqlite3.Connection) -> int:
             row = (mail_id, rule, topic, now, size, meta, file, held)
@@ -111,14 +162,7 @@ class Inbox:
             db.execute("INSERT OR REPLACE INTO taken VALUES (?,?,?,0)", (digest, mail_id, now))
             return int(found.lastrowid or 0)
 
-        try:
-            number = await self.database.do(insert)
-        except BaseException:
-            self.rows -= 1
-            self.bytes -= size + _ROW_BYTES
-            raise
-        body.close()
-        return number
+        return await self.database.do(insert)
 
     # --- duplicates --------------------------------------------------------------------------------------------------
 
@@ -137,9 +181,10 @@ class Inbox:
         row = (digest, mail_id, time.time())
         await self.database.do(lambda db: db.execute("INSERT OR REPLACE INTO taken VALUES (?,?,?,0)", row).rowcount)
 
-    def told(self, digest: bytes) -> None:
-        """Its client has heard that it was taken: the same once more is another mail."""
-        self.database.do(lambda db: db.execute("UPDATE taken SET told = 1 WHERE digest = ?", (digest,)).rowcount)
+    def told(self, digest: bytes, *, keep: bool) -> None:
+        """Its client has heard that it was taken: the same once more is another mail. `keep`: `known` asks for such."""
+        change = "UPDATE taken SET told = 1" if keep else "DELETE FROM taken"
+        self.database.do(lambda db: db.execute(f"{change} WHERE digest = ?", (digest,)).rowcount)
 
     def forget(self, older_than_s: float) -> None:
         before = time.time() - older_than_s
@@ -158,16 +203,21 @@ class Inbox:
 
     def finish(self, mail: Mail) -> asyncio.Future[int]:
         """Somebody has answered for it."""
-        self.rows -= 1
         return self._remove(mail.number, mail.size, mail.file)
 
     def bury(self, number: int, reason: str) -> asyncio.Future[int]:
         """Nobody will take it: a dead letter."""
-        self.rows -= 1
-        self.dead += 1
         words = reason[:SPOOL_REASON_CHARACTERS]
-        change = "UPDATE mails SET dead = 1, reason = ? WHERE number = ?"
-        return self.database.do(lambda db: db.execute(change, (words, number)).rowcount)
+        change = "UPDATE mails SET dead = 1, reason = ? WHERE number = ? AND dead = 0"
+
+        def buried(done: asyncio.Future[int]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                self.rows -= done.result()
+                self.dead += done.result()
+
+        answer = self.database.do(lambda db: db.execute(change, (words, number)).rowcount)
+        answer.add_done_callback(buried)
+        return answer
 
     async def expire(self) -> int:
         """Bury what has waited longer than the table allows; how many those were."""
@@ -182,24 +232,34 @@ class Inbox:
         return count
 
     def _remove(self, number: int, size: int, file: str | None) -> asyncio.Future[int]:
+        dead: list[int] = []
+
         def remove(db: sqlite3.Connection) -> int:
+            dead[:] = [one for (one,) in db.execute("SELECT dead FROM mails WHERE number = ?", (number,))]
             return db.execute("DELETE FROM mails WHERE number = ?", (number,)).rowcount
 
         def removed(done: asyncio.Future[int]) -> None:
             if done.cancelled() or done.exception() is not None:
                 self._answered.append((number, size, file))
                 return
-            self.bytes -= size + _ROW_BYTES
-            if file is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(self.bodies / file)
+            for one in dead:  # none where it had been dropped
+                self.bytes -= size + _ROW_BYTES
+                self.dead -= one
+                self.rows -= 1 - one
+            self._unlink(file)
 
         answer = self.database.do(remove)
         answer.add_done_callback(removed)
         return answer
 
+    def _unlink(self, file: str | None) -> None:
+        if file is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self.bodies / file)
+
     def sweep(self) -> None:
-        """What a failing disk would not let go, once more."""
+        """What a failing disk would not let go, or took without saying so, once more."""
+        self.look_again()
         answered, self._answered = self._answered, []
         for number, size, file in answered:
             self._remove(number, size, file)
@@ -243,13 +303,11 @@ class Inbox:
     async def drop(self, number: int) -> bool:
         """Away with it, for good."""
         row = await self.database.ask(
-            lambda db: db.execute("SELECT size, file, dead FROM mails WHERE number = ?", (number,)).fetchone()
+            lambda db: db.execute("SELECT size, file FROM mails WHERE number = ?", (number,)).fetchone()
         )
         if row is None:
             return False
-        size, file, dead = row
-        self.dead -= dead
-        self.rows -= 1 - dead
+        size, file = row
         return bool(await self._remove(number, size, file))
 
     def status(self) -> dict[str, Any]:

@@ -75,6 +75,10 @@ PARSE_DEPTH: Final = 20
 PARSE_TEXT_BYTES: Final = MIB
 PARSE_HEADER_BYTES: Final = 32 * KIB
 """`parse: true`: a longer mail is not taken apart; parts, nesting, text and headers that are told of at most."""
+PARSE_FIELD_BYTES: Final = 8 * KIB
+PARSE_CONTENT_BYTES: Final = KIB
+"""... and of one field of a header, and of those (Content-...) that each part may have: the standard library needs time
+by the square of their length."""
 
 # --- smtp-client -----------------------------------------------------------------------------------------------------
 SEND_RECIPIENTS_MOST: Final = 10_000
@@ -113,6 +117,8 @@ SEND_PAUSE_S: Final = 300.0
 """A server that refuses what we are (login, banner, TLS) is tried again so often, or at `mail resume`."""
 SEND_READY: Final = 256
 """Mails taken from the disk's list at a time, without their bodies."""
+SEND_SHARE: Final = 16
+"""... of one domain, with direct: true: one whose servers are slow must leave the others their turn."""
 SEND_EXPIRE_S: Final = 2 * 86400.0
 """A mail is tried for so long."""
 SEND_REMEMBER_S: Final = 7 * 86400.0

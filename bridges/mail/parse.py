@@ -6,12 +6,35 @@ than PARSE_BYTES, or nested too deeply, is told of as far as that goes, with `cu
 
 from __future__ import annotations
 
-import email.policy
 from email.message import EmailMessage, Message
 from email.parser import BytesParser
-from typing import Any
+from email.policy import EmailPolicy
+from typing import Any, Final
 
-from bridges.mail.limits import PARSE_BYTES, PARSE_DEPTH, PARSE_HEADER_BYTES, PARSE_PARTS, PARSE_TEXT_BYTES
+from bridges.mail.limits import (
+    PARSE_BYTES,
+    PARSE_CONTENT_BYTES,
+    PARSE_DEPTH,
+    PARSE_FIELD_BYTES,
+    PARSE_HEADER_BYTES,
+    PARSE_PARTS,
+    PARSE_TEXT_BYTES,
+)
+
+
+class _Policy(EmailPolicy):
+    """The standard one; but a field is no longer than it may be, for some take time by the square of their length."""
+
+    def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
+        name, value = super().header_source_parse(sourcelines)
+        return name, value[: _most(name)]
+
+
+_POLICY: Final = _Policy()
+
+
+def _most(name: str) -> int:
+    return PARSE_CONTENT_BYTES if name.lower().startswith("content-") else PARSE_FIELD_BYTES
 
 
 def parsed(raw: bytes) -> tuple[dict[str, Any], list[bytes]]:
@@ -21,7 +44,7 @@ def parsed(raw: bytes) -> tuple[dict[str, Any], list[bytes]]:
         told["cut"] = True
         return told, []
     try:
-        mail = BytesParser(EmailMessage, policy=email.policy.default).parsebytes(raw)
+        mail = BytesParser(EmailMessage, policy=_POLICY).parsebytes(raw)
         told["headers"] = _headers(mail, told)
         attachments: list[bytes] = []
         parts = _Parts(told)
@@ -36,9 +59,10 @@ def parsed(raw: bytes) -> tuple[dict[str, Any], list[bytes]]:
 def _headers(mail: Message, told: dict[str, Any]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     size = 0
-    for name, value in mail.items():
+    for name, value in mail.raw_items():  # items() would look at all of them, however many those are
+        told["cut"] |= len(value) >= _most(name)
         try:
-            text = str(value)
+            text = str(_POLICY.header_fetch_parse(name, value))
         except (ValueError, LookupError, AttributeError, TypeError, IndexError):
             text = ""
         size += len(name) + len(text)

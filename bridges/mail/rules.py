@@ -83,15 +83,14 @@ class KnownFile:
         patterns: list[Pattern] = []
         for number, line in enumerate(text.splitlines(), 1):
             word = line.partition("#")[0].strip()
+            if not word:
+                continue
             try:
-                pattern = Pattern(word) if word else None
+                if "*" in word or "?" in word:
+                    patterns.append(Pattern(word))
+                else:  # in a set: a regex each would take seconds, for a file of many
+                    found = parts(Pattern.looked_at(word))
+                    exact.add((found.local, found.domain))
             except ValueError as error:
                 raise LookupTroubleError(f"{self._path}:{number}: {error}") from None
-            if pattern is None:
-                continue
-            if "*" in word or "?" in word:
-                patterns.append(pattern)
-            else:
-                found = parts(word)
-                exact.add((found.local, found.domain))
         self._stamp, self._exact, self._patterns = stamp, exact, patterns

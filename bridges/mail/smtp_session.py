@@ -32,11 +32,13 @@ from bridges.mail.addresses import AddressError, checked, parts, shown
 from bridges.mail.bodies import Body
 from bridges.mail.data import Data, Header
 from bridges.mail.limits import (
+    META_BYTES,
     READ_BYTES,
     SMTP_ERRORS,
     SMTP_LOGIN_S,
     SMTP_LOGINS,
 )
+from bridges.mail.meta import frame_of
 from bridges.mail.rules import Destination
 from tunnel.config.mail.smtp_server_plan import SmtpServerPlan
 from tunnel.limits import HANDSHAKE_S
@@ -47,6 +49,8 @@ _WORDS: Final = {"HELO", "EHLO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT",
 _OTHER_PROTOCOLS: Final = {"GET", "POST", "PUT", "HEAD", "CONNECT", "OPTIONS"}
 _CODES: Final = {"500": "5.5.2", "501": "5.5.4", "503": "5.5.1", "555": "5.5.4"}
 """For what aiosmtpd says without an enhanced code (RFC 3463)."""
+_TO_BYTES: Final = META_BYTES - 4096
+"""Recipients of one mail, in its meta frame; the rest is room for everything else there."""
 
 
 @dataclass(slots=True)
@@ -145,6 +149,8 @@ class Session(SMTP):
         self._secure = secure
         self._user: str | None = None
         self._destination: Destination | None = None
+        self._to_bytes = 0
+        """What the recipients come to in a meta frame."""
         self._errors = self._logins = 0
         self._owed: bytes | None = None
         """The digest of a mail whose 250 went out, and nothing yet shows that it came in."""
@@ -201,10 +207,21 @@ class Session(SMTP):
         if code == "552" and not rest.startswith("5."):
             self._post.count("too_large")
             text = f"552 5.3.4 a mail has at most {self._post.plan.max_bytes} bytes here"
-        self._writer.write(text.encode("utf-8", "replace") + b"\r\n")
-        await self._writer.drain()
+        await self._write(text.encode("utf-8", "replace"))
         if code == "421" and self.transport is not None:
             self.transport.close()
+
+    async def _write(self, line: bytes) -> None:
+        """ConnectionError: the client does not read."""
+        self._writer.write(line + b"\r\n")
+        try:
+            async with asyncio.timeout(self._post.plan.command_s):
+                await self._writer.drain()
+        except TimeoutError:
+            self._reason = "idle"
+            if self.transport is not None:
+                self.transport.abort()
+            raise ConnectionAbortedError("replies are not read") from None
 
     # --- the loop over commands --------------------------------------------------------------------------------------
 
@@ -334,8 +351,10 @@ class Session(SMTP):
             self._post.count("login")
             await self.push(lacks)
             return
-        self._destination = None
-        await super().smtp_MAIL(arg)
+        try:
+            await super().smtp_MAIL(arg)
+        except ValueError:  # aiosmtpd takes any digit of Unicode for one of SIZE's
+            await self._wrong("501 5.5.4 Syntax: MAIL FROM: <address>")
 
     async def handle_MAIL(self, _server: Any, _session: Any, envelope: Any, address: str, options: list[str]) -> str:
         sender = "" if address == "<>" else address
@@ -362,7 +381,8 @@ class Session(SMTP):
             return f"501 5.1.3 {error}"
         if not address.isascii() and not envelope.smtp_utf8:
             return "553 5.6.7 such an address needs SMTPUTF8"
-        if len(envelope.rcpt_tos) >= self._post.plan.max_recipients:
+        size = len(frame_of({"": address}))
+        if len(envelope.rcpt_tos) >= self._post.plan.max_recipients or self._to_bytes + size > _TO_BYTES:
             self._post.count("recipients")
             return "452 4.5.3 too many recipients"
         found = self._post.find(address)
@@ -372,12 +392,15 @@ class Session(SMTP):
             self._post.count("other_route")
             return "452 4.5.3 this one goes elsewhere: send it in a mail of its own"
         self._destination = found
+        self._to_bytes += size
         envelope.rcpt_tos.append(address)
         return "250 2.1.5 ok"
 
-    async def smtp_RSET(self, arg: str | None) -> None:
+    def _set_post_data_state(self) -> None:
+        """aiosmtpd's, wherever a transaction ends: where it goes belongs to the same one as whom it is for."""
+        super()._set_post_data_state()  # type: ignore[no-untyped-call]
         self._destination = None
-        await super().smtp_RSET(arg)
+        self._to_bytes = 0
 
     async def smtp_QUIT(self, arg: str | None) -> None:
         await self.push(f"221 2.0.0 {self.hostname} closes")
@@ -461,8 +484,7 @@ class Session(SMTP):
 
     async def _ask(self, challenge: str) -> bytes:
         """One line of a login; ValueError: it is none."""
-        self._writer.write(challenge.encode() + b"\r\n")
-        await self._writer.drain()
+        await self._write(challenge.encode())
         line = await self._line()
         if line is None or line == "*":
             raise ValueError
@@ -481,8 +503,7 @@ class Session(SMTP):
         else:
             await self.push("354 end with CRLF . CRLF")
             answer = await self._mail(destination)
-            self._destination = None
-            self._set_post_data_state()  # type: ignore[no-untyped-call]
+            self._set_post_data_state()
             if answer is not None:
                 self._owed = answer.digest
                 if self._reader._buffer:  # what follows was said before this was heard

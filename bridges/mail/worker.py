@@ -43,7 +43,7 @@ class Worker:
                     line = await self._one(job, line)
                 finally:
                     self._office.taken.discard(job.job)
-                    if len(self._office.taken) < SEND_READY // 2:
+                    if len(self._office.taken) < SEND_READY // 2 or not self._destination.ready:
                         self._office.wake()
         finally:
             self._destination.workers -= 1

@@ -12,6 +12,7 @@ import pytest
 import trustme
 
 from bridges.mail import limits
+from bridges.mail.limits import SEND_READY
 from bridges.mail.retry import Schedule
 from bridges.mail.troubles import NoMail
 from tests.bridges.mail_disk import abandoned
@@ -507,6 +508,26 @@ def test_relays_are_tried_in_turn(tmp_path: Path) -> None:
 
 
 # --- straight to each domain's servers -------------------------------------------------------------------------------
+
+
+def test_a_domain_that_does_not_answer_leaves_the_others_their_turn(tmp_path: Path) -> None:
+    async def body(reactor: Reactor) -> None:
+        sink = await Sink().start()
+
+        async def lookup(domain: str) -> list[str]:
+            if domain == "slow.example":
+                await asyncio.sleep(3600)
+            return ["127.0.0.1"]
+
+        async with sending(reactor, tmp_path, lookup=lookup, direct_port=sink.port) as rig:
+            for number in range(2 * SEND_READY):
+                rig.send(to=f"{number}@slow.example")
+            await rig.until(lambda: rig.detail("queue") == 2 * SEND_READY)
+            rig.send(to="b@quick.example")
+            await rig.until(lambda: sink.mails)
+        await sink.stop()
+
+    run(body)
 
 
 def test_direct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bridges.mail import bodies
 from bridges.mail.inbox import FullError, Inbox
 from bridges.mail.limits import INLINE_BYTES
 from tunnel.config.plan import SpoolPlan
@@ -106,11 +107,86 @@ def test_duplicates_are_forgotten_in_time(tmp_path: Path) -> None:
     async def body(inbox: Inbox) -> None:
         await put(inbox, "1", b"x")
         assert await inbox.known(b"1", 100, told=False) == "1"
-        inbox.told(b"1")
+        inbox.told(b"1", keep=True)
         assert await inbox.known(b"1", 100, told=False) is None
         assert await inbox.known(b"1", 100, told=True) == "1"
         assert await inbox.known(b"1", 0, told=True) is None
         inbox.forget(0)
         assert await inbox.known(b"1", 100, told=True) is None
+        await put(inbox, "2", b"x")
+        inbox.told(b"2", keep=False)  # nobody asks for it any more: a row a mail for days would be many
+        assert await inbox.known(b"2", 100, told=True) is None
 
     opened(tmp_path, body)
+
+
+def test_what_was_dropped_or_buried_on_its_way_is_counted_once(tmp_path: Path) -> None:
+    async def body(inbox: Inbox) -> None:
+        for name in ("dropped", "expired", "refused"):
+            await put(inbox, name, b"x")
+        dropped, expired, refused = await inbox.waiting(["r"], False, 0, 10)
+        assert await inbox.drop(dropped.number)
+        await inbox.finish(dropped)
+        await inbox.bury(dropped.number, "nobody wants it")
+        assert (inbox.rows, inbox.dead) == (2, 0)
+        await inbox.bury(expired.number, "in vain")
+        await inbox.bury(refused.number, "in vain")
+        await inbox.bury(refused.number, "refused")
+        await inbox.finish(expired)
+        assert (inbox.rows, inbox.dead) == (0, 1)
+        assert await inbox.drop(refused.number)
+        assert (inbox.rows, inbox.dead, inbox.bytes) == (0, 0, 0)
+
+    opened(tmp_path, body)
+
+
+def test_many_that_come_at_once_have_no_more_room_than_one_after_the_other(tmp_path: Path) -> None:
+    async def body(inbox: Inbox) -> None:
+        large = b"l" * (INLINE_BYTES + 1)
+        done = await asyncio.gather(*(put(inbox, f"{n}", large) for n in range(8)), return_exceptions=True)
+        assert sum(isinstance(one, FullError) for one in done) == 5
+        assert inbox.bytes <= 4 * INLINE_BYTES
+
+    opened(tmp_path, body, max_bytes=4 * INLINE_BYTES)
+
+
+def test_a_mail_that_comes_byte_by_byte_is_written_in_few_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, count = os.write, 0
+
+    def counting(fd: int, data: bytes) -> int:
+        nonlocal count
+        count += 1
+        return write(fd, data)
+
+    async def body(inbox: Inbox) -> None:
+        monkeypatch.setattr(bodies.os, "write", counting)
+        mail = inbox.body("1")
+        for _ in range(2 * INLINE_BYTES + 2):
+            await mail.add(b"x")
+        assert await mail.whole() == b"x" * (2 * INLINE_BYTES + 2)
+        assert count < 10
+        mail.discard()
+
+    opened(tmp_path, body)
+
+
+def test_the_files_of_a_corrupt_database_stay_for_whoever_recovers_it(tmp_path: Path) -> None:
+    async def fill(inbox: Inbox) -> None:
+        await put(inbox, "large", b"l" * (INLINE_BYTES + 1))
+
+    opened(tmp_path, fill)
+    (tmp_path / "mails.db").write_bytes(b"\xff" * 4096)
+
+    async def look(inbox: Inbox) -> None:
+        assert files(tmp_path) == ["large.eml"]
+
+    opened(tmp_path, look)
+    opened(tmp_path, look)  # and after one more start
+    (tmp_path / "mails.db.corrupt-1").unlink()
+
+    async def swept(_: Inbox) -> None:
+        assert files(tmp_path) == []
+
+    opened(tmp_path, swept)

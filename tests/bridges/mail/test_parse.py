@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,3 +46,28 @@ def test_any_bytes(raw: bytes) -> None:
         told, attachments = parsed(mail)
         assert len(json.dumps(told)) < 100_000
         assert all(isinstance(data, bytes) for data in attachments)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"From: " + b'"' * 200_000,
+        b"To: " + b"a@b.c," * 100_000,
+        b"Content-Type: text/plain; " + b"a=b;" * 50_000,
+        b"Subject: a" + b"\r\n b" * 1_000_000,
+        b"X-A: a\r\n" * 200_000 + b"X-B: b",
+        b'Content-Type: multipart/mixed; boundary="b"\r\n'
+        + (b"\r\n--b\r\nContent-Type: text/plain; " + b"a=b;" * 2000 + b"\r\n") * 20,
+    ],
+)
+def test_a_header_that_costs_the_square_of_its_length_is_cut(head: bytes) -> None:
+    before = time.process_time()
+    told, _ = parsed(head + b"\r\n\r\ntext\r\n")
+    assert time.process_time() - before < 5  # minutes to hours, without a bound
+    assert told["cut"] or b"boundary" in head
+
+
+def test_a_long_list_of_recipients_is_whole() -> None:
+    said = ", ".join(f"someone.{number}@example.com" for number in range(200))
+    told, _ = parsed(f"To: {said}\r\n\r\ntext\r\n".encode())
+    assert (told["headers"]["to"], told["cut"]) == ([said], False)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bridges.mail.rules import LookupTroubleError, Rules
+from bridges.mail import addresses
+from bridges.mail.rules import KnownFile, LookupTroubleError, Rules
 from tunnel.config.bridge_plan import ZmqPlan
 from tunnel.config.mail.smtp_server_plan import RulePlan
 
@@ -45,3 +46,16 @@ def test_a_file_that_cannot_be_used_is_trouble_and_not_unknown(tmp_path: Path, t
     known.write_text("a@b.c\n")
     assert rules.find("a@b.c") is not None
     assert rules.find("b@b.c") is None
+
+
+def test_a_long_file_of_known_ones_needs_no_regex_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = tmp_path / "known"
+    known.write_text("".join(f"user{number}@example.com\n" for number in range(5000)) + "*@wild.example.com\n")
+    compiled: list[str] = []
+    glob = addresses._glob
+    monkeypatch.setattr(addresses, "_glob", lambda text: compiled.append(text) or glob(text))
+    made = KnownFile(known)
+    assert made.has("User4999+tag@Example.com")
+    assert made.has("anybody@wild.example.com")
+    assert not made.has("user5000@example.com")
+    assert len(compiled) == 2

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import re
+import sqlite3
 import ssl
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_network
@@ -18,7 +20,8 @@ import pytest
 import trustme
 import zmq
 
-from bridges.mail import database, smtp_session
+from bridges import smtp_server
+from bridges.mail import database, meta, smtp_session
 from bridges.mail.inbox import Inbox
 from tests.bridges.mail.rig import MAIL, Client, Rig, serving
 from tests.bridges.mail.test_data import SMUGGLED
@@ -125,6 +128,47 @@ def test_451_when_nobody_acknowledges_in_time_and_250_when_somebody_does(tmp_pat
     served(tmp_path, body, socket="REQ", accept="acked", answer_s=1.0)
 
 
+def test_what_was_answered_with_451_does_not_pile_up_for_an_application_that_is_away(tmp_path: Path) -> None:
+    async def body(rig: Rig) -> None:
+        client = await rig.dial()
+        for number in range(3):
+            assert (await client.mail(b"Subject: %d\r\n\r\n" % number)).startswith("451 4.3.0")
+        (handover,) = rig.server._handovers.values()
+        outlet = handover.zmq.outlet if handover.zmq is not None else None
+        await rig.until(lambda: outlet is not None and not outlet.waiting and not handover.under_way)
+        assert rig.detail["late"] == 3
+
+    served(tmp_path, body, bound=False, socket="REQ", accept="acked", answer_s=0.2)
+
+
+def test_many_at_once_are_under_way_no_more_than_one_after_the_other(tmp_path: Path) -> None:
+    async def body(rig: Rig) -> None:
+        clients = [await rig.dial() for _ in range(8)]
+        replies = await asyncio.gather(*(client.mail(b"x" * 5_000_000 + b"\r\n") for client in clients))
+        assert all(reply.startswith("451 4.3.0") for reply in replies)
+        assert sum("too much is under way" in reply for reply in replies) == 6  # two are more than 8 MiB
+
+    served(tmp_path, body, bound=False, socket="REQ", accept="acked", answer_s=3.0)
+
+
+def test_mails_that_an_older_table_spooled_go_out_beside_those_that_wait_for_an_answer(tmp_path: Path) -> None:
+    async def spooled(rig: Rig) -> None:
+        assert TAKEN.fullmatch(await (await rig.dial()).mail(b"Subject: old\r\n\r\n"))
+
+    async def acked(rig: Rig) -> None:
+        assert (await rig.recv())[2] == b"Subject: old\r\n\r\n"
+        rig.app.send(b"")
+        await rig.until(lambda: not rig.detail["spool"]["rows"])
+        sending = asyncio.ensure_future((await rig.dial()).mail())
+        assert (await rig.recv())[2] == MAIL
+        rig.app.send(b"")
+        assert TAKEN.fullmatch(await sending)
+        assert rig.detail["handed"] == 2
+
+    served(tmp_path, spooled, bound=False, socket="REQ")
+    served(tmp_path, acked, socket="REQ", accept="acked")
+
+
 def test_452_when_the_spool_is_full_at_mail_and_at_the_end(tmp_path: Path) -> None:
     async def body(rig: Rig) -> None:
         client = await rig.dial()
@@ -156,6 +200,60 @@ def test_452_when_the_disk_fails_and_250_when_it_works_again(tmp_path: Path, mon
         assert len(await rig.mails()) == 1
 
     served(tmp_path, body)
+
+
+class Forgetful:
+    """A database whose disk has what it was told to keep, and says that it has not."""
+
+    def __init__(self, db: Any) -> None:
+        self._db = db
+
+    def execute(self, statement: str, *values: Any) -> Any:
+        found = self._db.execute(statement, *values)
+        if statement == "COMMIT":
+            raise sqlite3.OperationalError("disk I/O error")
+        return found
+
+    def close(self) -> None:
+        self._db.close()
+
+
+@pytest.mark.parametrize("lines", [1, 4000])
+def test_a_mail_that_a_failing_disk_has_all_the_same_is_not_lost_when_it_comes_again(
+    tmp_path: Path, lines: int
+) -> None:
+    raw = b"Subject: a\r\n\r\n" + (b"x" * 70 + b"\r\n") * lines
+
+    async def body(rig: Rig) -> None:
+        client, inbox = await rig.dial(), rig.server.inbox
+        await inbox.database.ask(lambda _: None)  # its thread is at rest
+        inbox.database._db = Forgetful(inbox.database._db)  # type: ignore[assignment]
+        assert (await client.mail(raw)).startswith("452 4.3.1 local error")
+        assert TAKEN.fullmatch(await client.mail(raw))
+        assert (await rig.recv())[2] == raw
+        await rig.until(lambda: inbox.status()["rows"] == 0)
+        assert (inbox.bytes, list(inbox.bodies.iterdir())) == (0, [])
+
+    served(tmp_path, body)
+
+
+def test_what_a_failing_disk_did_not_take_leaves_nothing(tmp_path: Path) -> None:
+    raw = b"x" * 300_000 + b"\r\n"
+
+    async def body(rig: Rig) -> None:
+        client, inbox = await rig.dial(), rig.server.inbox
+        await inbox.database.ask(lambda _: None)
+        inbox.database._abandon()
+        inbox.database.path.rename(tmp_path / "away")
+        assert (await client.mail(raw)).startswith("452 4.3.1 local error")
+        assert len(list(inbox.bodies.iterdir())) == 1  # nobody can say whether a row names it
+        (tmp_path / "away").rename(inbox.database.path)
+        inbox.sweep()
+        await rig.until(lambda: (inbox.rows, inbox.bytes, list(inbox.bodies.iterdir())) == (0, 0, []))
+        assert TAKEN.fullmatch(await client.mail(raw))
+        assert len(await rig.mails()) == 1
+
+    served(tmp_path, body, duplicates="never")
 
 
 def test_421_when_there_are_too_many_connections_and_it_really_closes(tmp_path: Path) -> None:
@@ -263,6 +361,39 @@ def test_452_for_a_recipient_of_another_route(tmp_path: Path) -> None:
     served(tmp_path, body, rules={"ups": {"match": ("ups@*",)}, "p": {"match": ("printer@*",), "topic": "paper"}})
 
 
+@pytest.mark.parametrize("wrong", ["MAIL FROM:<a@b.c>", "MAIL", "MAIL FROM:<a@b.c> SIZE=x", "RSET now"])
+def test_a_command_that_was_refused_does_not_open_the_mail_to_another_route(tmp_path: Path, wrong: str) -> None:
+    async def body(rig: Rig) -> None:
+        client = await rig.dial()
+        await client.envelope("MAIL FROM:<a@b.c>", "RCPT TO:<ups@b.c>")
+        assert (await client.say(wrong))[:1] == "5"
+        assert (await client.say("RCPT TO:<printer@b.c>")).startswith("452 4.5.3")
+        assert (await client.say("DATA")).startswith("354")
+        client.write(MAIL + b".\r\n")
+        assert TAKEN.fullmatch(await client.reply())
+        ((topic, meta, _),) = await rig.mails()
+        assert (topic, meta["to"]) == (b"ups", ["ups@b.c"])
+
+    served(tmp_path, body, rules={"ups": {"match": ("ups@*",)}, "p": {"match": ("printer@*",)}})
+
+
+def test_452_where_recipients_would_be_more_than_a_meta_frame_holds(tmp_path: Path) -> None:
+    async def body(rig: Rig) -> None:
+        client = await rig.dial()
+        lines = [f"RCPT TO:<ups+{'u' * 55}{number:04}@b.c>" for number in range(1000)]
+        client.write("\r\n".join(["MAIL FROM:<a@b.c>", *lines, "DATA", ""]).encode())
+        replies = [await client.reply() for _ in range(1002)]
+        count = sum(reply.startswith("250 2.1.5") for reply in replies)
+        assert 600 < count < 1000
+        assert sum(reply.startswith("452 4.5.3") for reply in replies) == 1000 - count
+        client.write(MAIL + b".\r\n")
+        assert TAKEN.fullmatch(await client.reply())
+        _, head, *_ = await rig.recv()
+        assert len(meta.read(head)["to"]) == count
+
+    served(tmp_path, body, max_recipients=10_000, parse=True, rules={"ups": {"match": ("ups@*",)}})
+
+
 def test_452_for_one_recipient_too_many(tmp_path: Path) -> None:
     async def body(rig: Rig) -> None:
         client = await rig.dial()
@@ -339,6 +470,7 @@ def test_451_for_anything_inside_us_and_never_its_text(tmp_path: Path, monkeypat
         "MAIL FROM:a@b.c extra words",
         "MAIL FROM:<ü@b.c>",
         "MAIL",
+        "MAIL FROM:<a@b.c> SIZE=\u00b2",
         "X" * 600,
     ],
 )
@@ -393,6 +525,20 @@ def test_silence_is_ended_with_a_reply(tmp_path: Path) -> None:
         assert rig.nothing_came()
 
     served(tmp_path, body, command_s=0.3, data_s=0.3)
+
+
+def test_who_does_not_read_his_replies_is_closed(tmp_path: Path) -> None:
+    async def body(rig: Rig) -> None:
+        client = await rig.dial()
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            while True:
+                client.write(b"NOOP\r\n" * 1000)
+                await asyncio.wait_for(client.writer.drain(), 0.2)
+        await rig.until(lambda: not rig.server.sessions)
+        assert rig.refused == {"idle": 1}
+
+    served(tmp_path, body, command_s=0.5)
 
 
 def test_strangers_are_not_let_in(tmp_path: Path) -> None:
@@ -645,6 +791,24 @@ def test_a_mail_nobody_takes_in_time_is_a_dead_letter_and_can_be_sent_on_its_way
         await rig.until(lambda: rig.detail["spool"]["bytes"] == 0)
 
     served(tmp_path, body, bound=False, socket="DEALER", expire_s=0.0)
+
+
+def test_a_mail_that_we_stumble_over_stops_none_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumbling(raw: bytes) -> Any:
+        if b"bad" in raw:
+            raise RuntimeError("a parser gave up")
+        return {}, []
+
+    monkeypatch.setattr(smtp_server, "parsed", stumbling)
+
+    async def body(rig: Rig) -> None:
+        client = await rig.dial()
+        assert TAKEN.fullmatch(await client.mail(b"Subject: bad\r\n\r\n"))
+        assert TAKEN.fullmatch(await client.mail())
+        assert (await rig.recv())[2] == MAIL
+        await rig.until(lambda: (rig.detail["spool"]["rows"], rig.detail["spool"]["dead"]) == (0, 1))
+
+    served(tmp_path, body, parse=True)
 
 
 def test_parsed(tmp_path: Path) -> None:
