@@ -71,7 +71,7 @@ ZTUNNEL_DEBUG
 : control sockets and logs of a running side, for its user and root only
 
 `/var/lib/ztunnel/NAME.SIDE/`
-: spools: messages that must outlive a restart
+: spools: messages and mails that must outlive a restart
 
 # SEE ALSO
 

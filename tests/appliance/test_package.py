@@ -202,13 +202,16 @@ def is_installed(box: Box, deb: Path) -> None:
 
 
 def manuals_and_completions(box: Box) -> None:
-    for page, words in {"ztunnel": "EXIT STATUS", "ztunnel.yaml": "max_age"}.items():
-        assert words in box.run(f"MANWIDTH=100 man {page}")
-    told = box.run(
-        "bash -c '. /usr/share/bash-completion/completions/ztunnel; COMP_WORDS=(ztunnel sta); COMP_CWORD=1; "
-        '$(complete -p ztunnel | grep -o "_[a-z_]*" | head -n1) ztunnel sta ztunnel; echo ${COMPREPLY[@]}\''
-    )
-    assert told.strip() == "status"
+    for page, words in {"ztunnel": ("EXIT STATUS", "ztunnel mail retry"), "ztunnel.yaml": ("max_age",)}.items():
+        told = box.run(f"MANWIDTH=100 man {page}")
+        assert [word for word in words if word not in told] == []
+    for typed, word in {"ztunnel sta": "status", "ztunnel mail pa": "pause"}.items():
+        last = len(typed.split()) - 1
+        told = box.run(
+            f"bash -c '. /usr/share/bash-completion/completions/ztunnel; COMP_WORDS=({typed}); COMP_CWORD={last}; "
+            f'$(complete -p ztunnel | grep -o "_[a-z_]*" | head -n1) ztunnel; echo ${{COMPREPLY[@]}}\''
+        )
+        assert told.strip() == word
     # zsh looks at the first line only
     assert box.run("head -n 1 /usr/share/zsh/vendor-completions/_ztunnel").strip() == "#compdef ztunnel"
 
