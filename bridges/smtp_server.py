@@ -26,7 +26,7 @@ from bridges.mail.feeder import Feeder
 from bridges.mail.handover import HandOver
 from bridges.mail.inbox import FullError, Inbox, Mail
 from bridges.mail.inbox_desk import InboxDesk
-from bridges.mail.limits import HOPS
+from bridges.mail.limits import HOPS, SMTP_RCVBUF_BYTES
 from bridges.mail.parse import parsed
 from bridges.mail.rules import Destination, LookupTroubleError, Rules
 from bridges.mail.smtp_session import Answer, Letter, Session, new_id
@@ -231,6 +231,7 @@ class SmtpServer:
                     socket.send(b"421 4.7.0 too many connections; come again later\r\n")
             socket.close()
             return
+        socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, SMTP_RCVBUF_BYTES)
         session = Session(self, address, secure=secure, tls=self._tls)
         self.sessions[session] = None
         self._by_address[address] += 1

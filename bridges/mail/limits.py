@@ -46,6 +46,9 @@ INLINE_BYTES: Final = 128 * KIB
 """A mail up to this size lies in the database; a longer one in a file beside it, into which it goes as it comes."""
 READ_BYTES: Final = 32 * KIB
 """One read of a client, and what its reader holds before it stops (twice, at most)."""
+SMTP_RCVBUF_BYTES: Final = 32 * KIB
+"""SO_RCVBUF of a client's connection (the kernel doubles it): one read brings no more, and asyncio's reader takes it
+whole. (Measured with 50 clients that send 20 MB each: 6 MB less than with the kernel's own choice.)"""
 SMTP_CONNECTIONS: Final = 100
 SMTP_PER_ADDRESS: Final = 20
 """Connections at a time, altogether and of one address, unless the table says otherwise."""
