@@ -26,7 +26,7 @@ from bridges.mail.feeder import Feeder
 from bridges.mail.handover import HandOver
 from bridges.mail.inbox import FullError, Inbox, Mail
 from bridges.mail.inbox_desk import InboxDesk
-from bridges.mail.limits import HOPS, SMTP_RCVBUF_BYTES
+from bridges.mail.limits import HOPS, SMTP_LATE, SMTP_RCVBUF_BYTES
 from bridges.mail.parse import parsed
 from bridges.mail.rules import Destination, LookupTroubleError, Rules
 from bridges.mail.smtp_session import Answer, Letter, Session, new_id
@@ -67,6 +67,8 @@ class SmtpServer:
         self._by_address: Counter[str] = Counter()
         self._owing: Counter[bytes] = Counter()
         """Mails whose clients are still there, and may be reading their 250: the same from another one is no repeat."""
+        self._late: dict[bytes, str] = {}
+        """Ids of mails that nobody acknowledged in time, the oldest first: whoever had one may see it come again."""
         self._bytes_in = 0
         self._numbers = itertools.count(1 << 63)  # those below are rows of the inbox
         self._errors = itertools.count(1)
@@ -370,6 +372,7 @@ class SmtpServer:
                 self.log.info("duplicate", mail=known, client=letter.client)
                 letter.body.discard()
                 return Answer(f"250 2.0.0 {known}", digest)
+        letter.id = self._late.pop(digest, letter.id)
         refusal = await (self._spool(letter, digest) if self.plan.accept == "spooled" else self._ask(letter, digest))
         if refusal:
             return self._turn_down(letter, "refused_by_route", refusal)
@@ -409,6 +412,9 @@ class SmtpServer:
                 refusal = await answer
         except TimeoutError:
             self.counted["late"] += 1
+            self._late[digest] = letter.id
+            if len(self._late) > SMTP_LATE:
+                del self._late[next(iter(self._late))]
             return "451 4.3.0 nobody has acknowledged it in time; come again later"
         finally:
             handover.forget(number)

@@ -70,6 +70,8 @@ SMTP_LOGINS_AT_A_TIME: Final = 4
 USERS_BYTES: Final = MIB
 KNOWN_BYTES: Final = 16 * MIB
 """Files of users, and of known recipients; a longer one is something else."""
+SMTP_LATE: Final = 1024
+"""Mails that were not acknowledged in time are remembered, so many, and come again under the id that they had."""
 SMTP_DUPLICATES_S: Final = 2 * 86400.0
 """A mail whose 250 was probably lost is known again for so long: clients try for days."""
 PARSE_BYTES: Final = 32 * MIB

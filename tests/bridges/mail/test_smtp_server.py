@@ -116,13 +116,20 @@ def test_451_when_nobody_acknowledges_in_time_and_250_when_somebody_does(tmp_pat
         client = await rig.dial()
         reply = await client.mail()
         assert reply.startswith("451 4.3.0"), reply
-        await rig.recv()
+        _, first, _ = await rig.recv()
+        await rig.until(lambda: not rig.server._taking)
         rig.app.send(b"")  # too late: the client was told to come again
 
         sending = asyncio.ensure_future(client.mail())
-        assert (await rig.recv())[2] == MAIL
+        _, again, raw = await rig.recv()
+        assert (raw, meta.read(again)["id"]) == (MAIL, meta.read(first)["id"])
         assert not sending.done()
         rig.app.send(b"any reply is an answer")
+        assert (await sending) == f"250 2.0.0 {meta.read(first)['id']}"
+        sending = asyncio.ensure_future(client.mail())
+        _, other, _ = await rig.recv()
+        assert meta.read(other)["id"] != meta.read(first)["id"]
+        rig.app.send(b"")
         assert TAKEN.fullmatch(await sending)
 
     served(tmp_path, body, socket="REQ", accept="acked", answer_s=1.0)
