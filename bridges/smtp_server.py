@@ -29,7 +29,8 @@ from bridges.mail.inbox_desk import InboxDesk
 from bridges.mail.limits import HOPS, SMTP_LATE, SMTP_RCVBUF_BYTES
 from bridges.mail.parse import parsed
 from bridges.mail.rules import Destination, LookupTroubleError, Rules
-from bridges.mail.smtp_session import Answer, Letter, Session, new_id
+from bridges.mail.smtp_post import Answer, Letter, new_id
+from bridges.mail.smtp_session import Session
 from bridges.mail.trial import ServerTrial
 from bridges.mail.users import Users, UsersError
 from bridges.tls import server_context

@@ -13,24 +13,18 @@ The replies are those of docs/mail.md. What becomes of a mail is the server's to
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 import fcntl
 import logging
-import secrets
 import socket as sockets
 import ssl
 import struct
 import termios
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from aiosmtpd.smtp import SMTP
 
-from bridges.mail.addresses import AddressError, checked, parts, shown
-from bridges.mail.bodies import Body
-from bridges.mail.data import Data, Header
+from bridges.mail.addresses import AddressError, checked, shown
 from bridges.mail.limits import (
     META_BYTES,
     READ_BYTES,
@@ -40,7 +34,9 @@ from bridges.mail.limits import (
 )
 from bridges.mail.meta import frame_of
 from bridges.mail.rules import Destination
-from tunnel.config.mail.smtp_server_plan import SmtpServerPlan
+from bridges.mail.smtp_login import MECHANISMS, LoginError, said
+from bridges.mail.smtp_post import Answer, Letter, Post
+from bridges.mail.smtp_reading import CutError, Reading
 from tunnel.limits import HANDSHAKE_S
 
 logging.getLogger("mail.log").disabled = True  # it would log addresses and what clients say; our log is another
@@ -51,70 +47,6 @@ _CODES: Final = {"500": "5.5.2", "501": "5.5.4", "503": "5.5.1", "555": "5.5.4"}
 """For what aiosmtpd says without an enhanced code (RFC 3463)."""
 _TO_BYTES: Final = META_BYTES - 4096
 """Recipients of one mail, in its meta frame; the rest is room for everything else there."""
-
-
-@dataclass(slots=True)
-class Letter:
-    """A mail that a client has said to its end."""
-
-    id: str
-    sender: str
-    to: tuple[str, ...]
-    client: str
-    helo: str
-    tls: str | None
-    user: str | None
-    utf8: bool
-    destination: Destination
-    body: Body
-    header: Header
-    bare: bool
-
-    @property
-    def tag(self) -> str:
-        return parts(self.to[0]).tag
-
-
-@dataclass(slots=True, eq=False)
-class Answer:
-    """What a client is told, and the digest by which the server wants to know that the client has heard it."""
-
-    text: str
-    digest: bytes | None = None
-
-
-class Post(Protocol):
-    """What a connection asks of its server."""
-
-    loop: asyncio.AbstractEventLoop
-    plan: SmtpServerPlan
-    closing: bool
-
-    def ended(self, session: Session, reason: str) -> None: ...
-
-    def room(self, size: int) -> str:
-        """Why a mail of so many bytes cannot be taken now; "": it can."""
-
-    def find(self, address: str) -> Destination | str:
-        """Where mail for this one goes, or the reply that refuses it."""
-
-    def new_body(self) -> tuple[str, Body]:
-        """The id of a mail that begins, and where its bytes go."""
-
-    async def take(self, letter: Letter) -> Answer:
-        """The whole hand-over; runs to its end whatever becomes of the client."""
-
-    def settled(self, digest: bytes, *, told: bool) -> None:
-        """Whether a client has heard that its mail was taken; asked about one that this connection was answered for."""
-
-    async def login(self, name: str, password: bytes) -> bool | None:
-        """None: nobody can say at the moment."""
-
-    def count(self, reason: str) -> None:
-        """A refusal, for status."""
-
-    def failed(self, error: Exception) -> str:
-        """Something broke in us: log it, and give the id that the client is told."""
 
 
 class Session(SMTP):
@@ -448,21 +380,15 @@ class Session(SMTP):
             await self.push("538 5.7.11 say STARTTLS first")
         elif self._user is not None:
             await self._wrong("503 5.5.1 you have logged in")
-        elif mechanism.upper() not in ("PLAIN", "LOGIN"):
+        elif mechanism.upper() not in MECHANISMS:
             await self._wrong("504 5.5.4 there are PLAIN and LOGIN")
         else:
             await self._login(mechanism.upper(), initial.strip())
 
     async def _login(self, mechanism: str, initial: str) -> None:
         try:
-            if mechanism == "PLAIN":
-                said = _decoded(initial) if initial else await self._ask("334 ")
-                _, name, password = said.split(b"\0")
-            else:
-                name = _decoded(initial) if initial else await self._ask("334 VXNlcm5hbWU6")
-                password = await self._ask("334 UGFzc3dvcmQ6")
-            user = name.decode()
-        except (ValueError, binascii.Error):
+            user, password = await said(mechanism, initial, self._ask)
+        except LoginError:
             await self._wrong("501 5.5.2 this is no login")
             return
         right = await self._post.login(user, password)
@@ -482,13 +408,9 @@ class Session(SMTP):
         else:
             await self.push("535 5.7.8 wrong name or password")
 
-    async def _ask(self, challenge: str) -> bytes:
-        """One line of a login; ValueError: it is none."""
-        await self._write(challenge.encode())
-        line = await self._line()
-        if line is None or line == "*":
-            raise ValueError
-        return _decoded(line)
+    async def _ask(self, challenge: bytes) -> str | None:
+        await self._write(challenge)
+        return await self._line()
 
     # --- the mail ----------------------------------------------------------------------------------------------------
 
@@ -512,36 +434,22 @@ class Session(SMTP):
 
     async def _mail(self, destination: Destination) -> Answer | None:
         """Read it to its end, then hand it over; None: there was no end."""
-        plan = self._post.plan
-        data, header = Data(normalise=plan.compat), Header()
-        mail_id, body = self._post.new_body()
+        reading = Reading(self._post)
         try:
-            answer = await self._read(data, header, body)
-        except BaseException:
-            body.discard()
-            raise
-        if answer is not None or not data.done:
-            body.discard()
+            answer = await reading.read(self._reader)
+        except CutError:
+            self._reason = "cut"
+            if self.transport is not None:
+                self.transport.close()
+            return None
+        if answer is not None:
+            if answer.text.startswith("421"):
+                self._reason = "idle"
             return answer
-        envelope = self.envelope
-        letter = Letter(
-            id=mail_id,
-            sender="" if envelope.mail_from == "<>" else envelope.mail_from,
-            to=tuple(dict.fromkeys(envelope.rcpt_tos)),
-            client=self.address,
-            helo=shown(str(self.session.host_name), 255).strip("'"),
-            tls=self._cipher(),
-            user=self._user,
-            utf8=bool(envelope.smtp_utf8),
-            destination=destination,
-            body=body,
-            header=header,
-            bare=data.bare and not plan.compat,
-        )
         # a task of its own: a client that goes away does not end it
-        handing_over = self.loop.create_task(self._post.take(letter))
+        handing_over = self.loop.create_task(self._post.take(self._letter(reading, destination)))
         try:
-            await asyncio.wait({handing_over}, timeout=plan.answer_s)
+            await asyncio.wait({handing_over}, timeout=self._post.plan.answer_s)
         finally:
             if not handing_over.done():
                 handing_over.add_done_callback(self._unheard)
@@ -550,6 +458,23 @@ class Session(SMTP):
         self._post.count("late")
         return Answer("451 4.3.0 it takes too long; come again later")
 
+    def _letter(self, reading: Reading, destination: Destination) -> Letter:
+        envelope = self.envelope
+        return Letter(
+            id=reading.id,
+            sender="" if envelope.mail_from == "<>" else envelope.mail_from,
+            to=tuple(dict.fromkeys(envelope.rcpt_tos)),
+            client=self.address,
+            helo=shown(str(self.session.host_name), 255).strip("'"),
+            tls=self._cipher(),
+            user=self._user,
+            utf8=bool(envelope.smtp_utf8),
+            destination=destination,
+            body=reading.body,
+            header=reading.header,
+            bare=reading.data.bare and not self._post.plan.compat,
+        )
+
     def _unheard(self, handing_over: asyncio.Task[Answer]) -> None:
         """It was taken, or not, and the client does not hear of it."""
         if not handing_over.cancelled() and handing_over.exception() is None:
@@ -557,55 +482,8 @@ class Session(SMTP):
             if digest is not None:
                 self._post.settled(digest, told=False)
 
-    async def _read(self, data: Data, header: Header, body: Body) -> Answer | None:
-        """Through the end of the mail, or of the connection. An answer: the mail is not taken."""
-        trouble = ""
-        deadline = self.loop.time() + self._post.plan.data_s
-        while not data.done:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    chunk = await self._reader.read(READ_BYTES)
-            except TimeoutError:
-                self._reason = "idle"
-                return Answer("421 4.4.2 the mail did not end in time")
-            if not chunk:
-                self._reason = "cut"
-                if self.transport is not None:
-                    self.transport.close()
-                return None
-            piece = data.feed(chunk)
-            if not trouble:
-                header.feed(piece)
-                trouble = await self._add(body, piece)
-        self._reader._buffer[0:0] = data.rest  # the next commands: asyncio's reader has no way to give back
-        return Answer(trouble) if trouble else None
-
-    async def _add(self, body: Body, piece: bytes) -> str:
-        """To the body; the reply, if that is the end of it. What comes after that is read and forgotten."""
-        plan = self._post.plan
-        if body.size + len(piece) > plan.max_bytes:
-            self._post.count("too_large")
-            return f"552 5.3.4 a mail has at most {plan.max_bytes} bytes here"
-        if trouble := self._post.room(body.size + len(piece)):
-            self._post.count("full")
-            return f"452 4.3.1 {trouble}"
-        try:
-            await body.add(piece)
-        except OSError as error:
-            return f"452 4.3.1 local error {self._post.failed(error)}"
-        return ""
-
     def _cipher(self) -> str | None:
         if not self._is_tls or self.transport is None:
             return None
         layer = self.transport.get_extra_info("ssl_object")
         return f"{layer.version()} {layer.cipher()[0]}"
-
-
-def _decoded(text: str) -> bytes:
-    return base64.b64decode(text if text != "=" else "", validate=True)
-
-
-def new_id() -> str:
-    """Of a mail: nothing else has it."""
-    return secrets.token_hex(12)

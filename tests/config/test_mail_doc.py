@@ -67,7 +67,10 @@ def test_every_key_of_a_meta_frame() -> None:
 
 
 def test_every_word_that_an_smtp_server_counts() -> None:
-    source = "".join((ROOT / "bridges" / name).read_text() for name in ("smtp_server.py", "mail/smtp_session.py"))
+    source = "".join(
+        (ROOT / "bridges" / name).read_text()
+        for name in ("smtp_server.py", "mail/smtp_session.py", "mail/smtp_reading.py")
+    )
     counted = {
         *re.findall(r'refused\["(\w+)"\]', source),
         *re.findall(r'count\("(\w+)"\)', source),
