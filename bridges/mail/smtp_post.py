@@ -1,5 +1,5 @@
-"""What passes between a connection of an smtp-server (smtp_session.py) and the server: a mail, the answer, and what else
-a connection asks."""
+"""What passes between a connection of an smtp-server (smtp_session.py) and the server: a mail, the answer to it, and
+what else a connection asks."""
 
 from __future__ import annotations
 

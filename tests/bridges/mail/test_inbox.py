@@ -11,8 +11,10 @@ import pytest
 
 from bridges.mail import bodies
 from bridges.mail.inbox import FullError, Inbox
+from bridges.mail.inbox_desk import InboxDesk
 from bridges.mail.limits import INLINE_BYTES
 from tunnel.config.plan import SpoolPlan
+from tunnel.errors import UsageError
 
 
 def opened(folder: Path, body: Callable[[Inbox], Awaitable[None]], max_bytes: int = 1 << 30) -> None:
@@ -190,3 +192,18 @@ def test_the_files_of_a_corrupt_database_stay_for_whoever_recovers_it(tmp_path: 
         assert files(tmp_path) == []
 
     opened(tmp_path, swept)
+
+
+@pytest.mark.parametrize("size", [10, INLINE_BYTES + 1])
+def test_what_is_shown_of_a_mail(tmp_path: Path, size: int) -> None:
+    async def body(inbox: Inbox) -> None:
+        number = await put(inbox, "one", b"Subject: a\r\n b\r\nX-Odd: \xff\r\n\r\nnot this" + b"x" * size)
+        show = InboxDesk(inbox, lambda _: None).commands["mail-show"]
+        told = await show({"number": number})  # type: ignore[misc]
+        assert told["headers"] == [["Subject", "a b"], ["X-Odd", "\ufffd"]]
+        assert await inbox.head(number, 7) == b"Subject"
+        assert await inbox.head(number + 1, 7) == b""
+        with pytest.raises(UsageError):
+            await show({"number": number + 1})  # type: ignore[misc]
+
+    opened(tmp_path, body)
