@@ -173,8 +173,9 @@ class BridgeProcess:
         self._limit = limit
         for side in ("dmz", "plant"):
             write_pair(folder / "keys", side)
-        server = {"kind": "tcp-server", "listen": f"tcp://127.0.0.1:{self.port}"}
-        told = {"side": "plant", **(server if "kind" not in bridge else {}), **bridge}
+        kind = bridge.get("kind", "tcp-server")
+        listen = {"listen": f"tcp://127.0.0.1:{self.port}"} if kind.endswith("-server") else {}
+        told = {"side": "plant", "kind": kind, **listen, **bridge}
         at = f"tcp://127.0.0.1:{free_port()}"
         table = {
             "version": 1,
@@ -197,7 +198,7 @@ class BridgeProcess:
             until_now(lambda: self._begun(self.try_status()), 20, self.log.read_text)
 
     def _begun(self, status: dict[str, Any] | None) -> bool:
-        return status is not None and (status["kind"] != "tcp-server" or status["state"] == "listening")
+        return status is not None and (not status["kind"].endswith("-server") or status["state"] == "listening")
 
     def try_status(self) -> dict[str, Any] | None:
         """None while it does not answer; fails when the process has ended."""
