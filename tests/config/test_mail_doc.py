@@ -91,8 +91,9 @@ def test_limits() -> None:
         f"{limits.GIVEN_MAILS} at most",
         f"{limits.HOPS} Received fields",
         f"up to {limits.INLINE_BYTES >> 10} KiB in `mails.db`",
-        f"longer than {limits.PARSE_BYTES >> 20} MiB, nested deeper than {limits.PARSE_DEPTH} levels or had more than "
-        f"{limits.PARSE_PARTS} parts",
+        f"longer than {limits.PARSE_BYTES >> 20} MiB, nested deeper than {limits.PARSE_DEPTH} levels, had more than "
+        f"{limits.PARSE_PARTS} parts, or a header field of {limits.PARSE_FIELD_BYTES >> 10} KiB (`Content-...`: "
+        f"{limits.PARSE_CONTENT_BYTES >> 10} KiB)",
         f"a mail, at most {limits.MAIL_BYTES >> 20}MiB",
     ):
         assert sentence in flat, sentence
