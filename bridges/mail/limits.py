@@ -80,6 +80,9 @@ PARSE_DEPTH: Final = 20
 PARSE_TEXT_BYTES: Final = MIB
 PARSE_HEADER_BYTES: Final = 32 * KIB
 """`parse: true`: a longer mail is not taken apart; parts, nesting, text and headers that are told of at most."""
+PARSE_PARTS_MADE: Final = 2000
+PARSE_FIELDS_MADE: Final = 20_000
+"""A mail of more parts, or fields of headers, is told of by its first headers: each costs memory and time."""
 PARSE_FIELD_BYTES: Final = 8 * KIB
 PARSE_CONTENT_BYTES: Final = KIB
 """... and of one field of a header, and of those (Content-...) that each part may have: the standard library needs time

@@ -16,8 +16,10 @@ from bridges.mail.limits import (
     PARSE_CONTENT_BYTES,
     PARSE_DEPTH,
     PARSE_FIELD_BYTES,
+    PARSE_FIELDS_MADE,
     PARSE_HEADER_BYTES,
     PARSE_PARTS,
+    PARSE_PARTS_MADE,
     PARSE_TEXT_BYTES,
 )
 
@@ -33,6 +35,34 @@ class _Policy(EmailPolicy):
 _POLICY: Final = _Policy()
 
 
+class _TooMuchError(ValueError):
+    """A mail of more parts, or fields, than are worth the time and the memory."""
+
+
+class _Part(EmailMessage):
+    """Of one mail; all of its parts share what it may have."""
+
+    def __init__(self, policy: EmailPolicy, left: dict[str, int]) -> None:
+        super().__init__(policy)
+        self._left = left
+        self._spend("parts")
+
+    def set_raw(self, name: str, value: str) -> None:
+        self._spend("fields")
+        super().set_raw(name, value)
+
+    def _spend(self, what: str) -> None:
+        self._left[what] -= 1
+        if self._left[what] < 0:
+            raise _TooMuchError(f"too many {what}")
+
+
+def _taken_apart(raw: bytes, *, headersonly: bool = False) -> Message:
+    left = {"parts": PARSE_PARTS_MADE, "fields": PARSE_FIELDS_MADE}
+    parser = BytesParser(lambda policy: _Part(policy, left), policy=_POLICY)  # type: ignore[arg-type, misc]
+    return parser.parsebytes(raw, headersonly=headersonly)
+
+
 def _most(name: str) -> int:
     return PARSE_CONTENT_BYTES if name.lower().startswith("content-") else PARSE_FIELD_BYTES
 
@@ -44,7 +74,12 @@ def parsed(raw: bytes) -> tuple[dict[str, Any], list[bytes]]:
         told["cut"] = True
         return told, []
     try:
-        mail = BytesParser(EmailMessage, policy=_POLICY).parsebytes(raw)
+        try:
+            mail = _taken_apart(raw)
+        except _TooMuchError:
+            told["cut"] = True
+            told["headers"] = _headers(_taken_apart(raw[:PARSE_HEADER_BYTES], headersonly=True), told)
+            return told, []
         told["headers"] = _headers(mail, told)
         attachments: list[bytes] = []
         parts = _Parts(told)
