@@ -22,7 +22,7 @@ from bridges.mail import meta
 from bridges.mail.addresses import Pattern, control_free, shown
 from bridges.mail.compose import ComposeError, compose
 from bridges.mail.fill import FillError
-from bridges.mail.limits import ID_CHARACTERS, TAKE_AGAIN_S, TAKE_BYTES, TAKE_MAILS
+from bridges.mail.limits import ID_CHARACTERS, LARGE_BYTES, TAKE_AGAIN_S, TAKE_BYTES, TAKE_MAILS
 from bridges.mail.outbox import Outbox
 from bridges.mail.outbox_records import Mail
 from bridges.mail.raw import RawError, prepared
@@ -150,7 +150,8 @@ class Intake:
 
     async def _decided(self, frames: Sequence[bytes]) -> Verdict:
         try:
-            mail = self.mail_of(frames)
+            large = sum(map(len, frames)) >= LARGE_BYTES  # tens of megabytes take a second to be looked at
+            mail = await asyncio.to_thread(self.mail_of, frames) if large else self.mail_of(frames)
         except RefusedMessageError as error:
             return await self._refused(frames, error)
         while True:
