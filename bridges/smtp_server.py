@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import itertools
 import socket as sockets
 import ssl
@@ -17,24 +16,20 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
-from bridges.mail import meta
 from bridges.mail.bodies import Body
-from bridges.mail.feeder import Feeder
-from bridges.mail.handover import HandOver
-from bridges.mail.inbox import FullError, Inbox, Mail
+from bridges.mail.inbox import FullError, Inbox
 from bridges.mail.inbox_desk import InboxDesk
 from bridges.mail.limits import HOPS, SMTP_LATE, SMTP_RCVBUF_BYTES
-from bridges.mail.parse import parsed
 from bridges.mail.rules import Destination, LookupTroubleError, Rules
 from bridges.mail.smtp_post import Answer, Letter, new_id
 from bridges.mail.smtp_session import Session
 from bridges.mail.trial import ServerTrial
 from bridges.mail.users import Users, UsersError
+from bridges.mail.ways import NoRoomError, Ways
 from bridges.tls import server_context
-from tunnel.config.bridge_plan import BridgePlan, ZmqPlan
+from tunnel.config.bridge_plan import BridgePlan
 from tunnel.config.mail.smtp_server_plan import SmtpServerPlan
 from tunnel.config.plan import EndPlan, Endpoint
 from tunnel.control import Command
@@ -62,7 +57,6 @@ class SmtpServer:
         self.counted: Counter[str] = Counter()
         self.reason = ""
         self.inbox = Inbox(self.plan.spool)
-        self.inbox.on_found = self._look
         self.sessions: dict[Session, None] = {}
         self._table = plan.table
         self._by_address: Counter[str] = Counter()
@@ -71,16 +65,13 @@ class SmtpServer:
         self._late: dict[bytes, str] = {}
         """Ids of mails that nobody acknowledged in time, the oldest first: whoever had one may see it come again."""
         self._bytes_in = 0
-        self._numbers = itertools.count(1 << 63)  # those below are rows of the inbox
         self._errors = itertools.count(1)
         self._tell_at = 0.0
         self._rules = Rules(self.plan.rules)
         self._users = Users(self.plan.users) if self.plan.users is not None else None
         self._tls = server_context(self.plan.tls) if self.plan.tls is not None else None
-        self._reactor = reactor
-        self._feeders: dict[ZmqPlan, Feeder] = {}
-        self._handovers = {rule.zmq: self._handover(rule.zmq) for rule in self.plan.rules}
-        self._turns = {plan: asyncio.Lock() for plan in self._handovers}
+        self.ways = Ways(self.plan, reactor, self.inbox, log)
+        self.inbox.on_found = self.ways.look
         self._taking: set[asyncio.Task[Any]] = set()
         self._opening: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -91,7 +82,7 @@ class SmtpServer:
             for address in addresses
         ]
         self._commands: dict[str, Command] = {
-            **InboxDesk(self.inbox, self._again).commands,
+            **InboxDesk(self.inbox, self.ways.again).commands,
             "mail-test": ServerTrial(self, plan.name),
         }
 
@@ -102,20 +93,10 @@ class SmtpServer:
         self.counted["recovered"] += self.inbox.rows
         if self.inbox.database.set_aside:
             self.log.error("corrupt", set_aside=self.inbox.database.set_aside)
-        self._feed()  # with `accept: acked` too: a table that said `spooled` before may have left mails
+        self.ways.start()
         for listener in self._listeners:
             listener.start()
         self._tick()
-
-    def _feed(self) -> None:
-        """One feeder a socket; the first takes what rules that the table has no more have left."""
-        first, *_ = self._handovers
-        for plan, handover in self._handovers.items():
-            own = tuple(rule.name for rule in self.plan.rules if rule.zmq == plan)
-            elsewhere = tuple(rule.name for rule in self.plan.rules if rule.zmq != plan)
-            is_first = plan == first
-            rules = elsewhere if is_first else own
-            self._feeders[plan] = Feeder(self.inbox, handover, rules, is_first, self._frames, self.log)
 
     async def close(self) -> None:
         """Take nothing more; answer what was taken, within the limits; then end. What waits lies on disk."""
@@ -134,10 +115,7 @@ class SmtpServer:
             session.abort()
         for task in tuple(self._opening):
             task.cancel()
-        for feeder in self._feeders.values():
-            await feeder.close()
-        for handover in self._handovers.values():
-            handover.close()
+        await self.ways.close()
         await self.inbox.close()
 
     def spools(self) -> Mapping[str, Spool]:
@@ -145,15 +123,6 @@ class SmtpServer:
 
     def commands(self) -> Mapping[str, Command]:
         return self._commands
-
-    def handed(self, destination: Destination) -> int:
-        """Mails of its socket that somebody has answered for, refusals included."""
-        feeder = self._feeders.get(destination.zmq)
-        return 0 if feeder is None else feeder.taken + feeder.refused
-
-    def answered_by(self, destination: Destination) -> str:
-        """Who answers for mails there, in words."""
-        return self._handovers[destination.zmq].answered_by
 
     def _tick(self) -> None:
         self._timer = self.loop.call_later(_TICK_S, self._tick)
@@ -172,31 +141,15 @@ class SmtpServer:
         task.add_done_callback(self._taking.discard)
         return task
 
-    def _handover(self, plan: ZmqPlan) -> HandOver:
-        return HandOver(self._reactor, plan, lambda: self._on_room(plan))
-
-    def _on_room(self, plan: ZmqPlan) -> None:
-        if plan in self._feeders:
-            self._feeders[plan].look()
-
-    def _look(self) -> None:
-        for feeder in self._feeders.values():
-            feeder.look()
-
-    def _again(self, number: int) -> None:
-        """An operator has made a dead letter wait again."""
-        for feeder in self._feeders.values():
-            feeder.look(number)
-
     def status(self) -> dict[str, Any]:
         listeners = [listener.status(len(self.sessions)) for listener in self._listeners]
         shut = [listener for listener in listeners if listener["state"] != "bound"]
         disk = self.inbox.database.trouble or ("" if self.plan.accept == "acked" else self.inbox.refusal(0))
         trouble = disk or next((one["reason"] for one in (*shut, *listeners) if one["reason"]), "")
-        trouble = trouble or next((handover.reason for handover in self._handovers.values() if handover.reason), "")
+        trouble = trouble or self.ways.reason
         refused = Counter(self.refused)
         refused["address"] += sum(listener["turned_away"] for listener in listeners)
-        first, *others = self._handovers.values()
+        first, *others = self.ways
         return {
             "state": "retrying" if shut or disk else "listening",
             "reason": trouble or self.reason,
@@ -211,9 +164,9 @@ class SmtpServer:
             "zmq": first.status(),
             "detail": {
                 **{word: self.counted[word] for word in ("taken", "duplicates", "late", "errors", "recovered")},
-                "handed": sum(feeder.taken for feeder in self._feeders.values()) + self.counted["acked"],
-                "refused_by_route": sum(feeder.refused for feeder in self._feeders.values()),
-                "may_repeat": sum(handover.may_repeat for handover in self._handovers.values()),
+                "handed": self.ways.taken + self.counted["acked"],
+                "refused_by_route": self.ways.refused,
+                "may_repeat": sum(handover.may_repeat for handover in self.ways),
                 "spool": self.inbox.status(),
                 "sockets": [handover.status() for handover in others],
             },
@@ -352,7 +305,7 @@ class SmtpServer:
             return self._turn_down(letter, "bare_line_ends", "550 5.5.2 a CR or LF stands alone in the mail")
         if letter.header.hops() >= HOPS or self._table in letter.header.values(HOP):
             return self._turn_down(letter, "loop", "554 5.4.6 this mail goes in circles")
-        digest = _digest(letter, anyone=self.plan.duplicates == "all")
+        digest = letter.digest(anyone=self.plan.duplicates == "all")
         live = digest in self._owing
         self._owing[digest] += 1  # until the connection says that it is settled
         try:
@@ -389,37 +342,22 @@ class SmtpServer:
 
     async def _spool(self, letter: Letter, digest: bytes) -> str:
         rule = letter.destination
-        await self.inbox.put(letter.id, rule.rule, rule.topic, _meta(letter), letter.body, digest)
-        self._feeders[rule.zmq].look()
+        await self.inbox.put(letter.id, rule.rule, rule.topic, letter.meta(), letter.body, digest)
+        self.ways.look(rule.zmq)
         return ""
 
     async def _ask(self, letter: Letter, digest: bytes) -> str:
         """`accept: acked`: the reply that refuses it, or "" when somebody has answered for it."""
-        rule = letter.destination
-        handover = self._handovers[rule.zmq]
-        answer: asyncio.Future[str] = self.loop.create_future()
-        number = next(self._numbers)
-        async with self._turns[rule.zmq]:  # one mail at a time comes into memory, and only where there is room
-            if not handover.has_room:
-                return "451 4.3.0 too much is under way; come again later"
-            raw = await letter.body.whole()
-            mail = Mail(0, letter.id, rule.rule, rule.topic, 0, len(raw), _meta(letter), None, raw)
-            frames = await self._frames(mail, raw)
-            del raw, mail
-            handover.give(number, frames, lambda said: None if answer.done() else answer.set_result(said))
-            del frames
         try:
-            async with asyncio.timeout(self.plan.answer_s):
-                refusal = await answer
+            refusal = await self.ways.ask(letter)
+        except NoRoomError:
+            return "451 4.3.0 too much is under way; come again later"
         except TimeoutError:
             self.counted["late"] += 1
             self._late[digest] = letter.id
             if len(self._late) > SMTP_LATE:
                 del self._late[next(iter(self._late))]
             return "451 4.3.0 nobody has acknowledged it in time; come again later"
-        finally:
-            handover.forget(number)
-            self._on_room(rule.zmq)
         if refusal:
             self.log.warning("refused", mail=letter.id, reason=refusal)
             return "554 5.3.0 the route does not take it"
@@ -427,37 +365,3 @@ class SmtpServer:
         self.counted["acked"] += 1
         await self.inbox.remember(digest, letter.id)
         return ""
-
-    async def _frames(self, mail: Mail, raw: bytes) -> list[bytes]:
-        if not self.plan.parse:
-            return [mail.topic, mail.meta, raw]
-        told, attachments = await asyncio.to_thread(parsed, raw)
-        known = meta.read(mail.meta)
-        return [mail.topic, meta.frame_of({**known, "parsed": told}), raw, *attachments]
-
-
-def _digest(letter: Letter, *, anyone: bool) -> bytes:
-    """Of the envelope and of every byte: a Message-ID alone proves nothing. Not `anyone`: and of who sent it, as two
-    devices may well say the same."""
-    envelope = "\0".join([letter.sender, *sorted(letter.to), *([] if anyone else [letter.client])]).encode()
-    return hashlib.sha256(envelope + b"\0\0" + letter.body.digest.digest()).digest()
-
-
-def _meta(letter: Letter) -> bytes:
-    return meta.frame_of(
-        {
-            "id": letter.id,
-            "from": letter.sender,
-            "to": list(letter.to),
-            "size": letter.body.size,
-            "sha256": letter.body.digest.hexdigest(),
-            "received": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "rule": letter.destination.rule,
-            "client": letter.client,
-            "helo": letter.helo,
-            "tls": letter.tls,
-            "user": letter.user,
-            "tag": letter.tag,
-            "utf8": letter.utf8,
-        }
-    )

@@ -4,13 +4,16 @@ what else a connection asks."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from bridges.mail.addresses import parts
 from bridges.mail.bodies import Body
 from bridges.mail.data import Header
+from bridges.mail.meta import frame_of
 from bridges.mail.rules import Destination
 from tunnel.config.mail.smtp_server_plan import SmtpServerPlan
 
@@ -35,6 +38,32 @@ class Letter:
     @property
     def tag(self) -> str:
         return parts(self.to[0]).tag
+
+    def digest(self, *, anyone: bool) -> bytes:
+        """Of the envelope and of every byte: a Message-ID alone proves nothing. Not `anyone`: and of who sent it, as
+        two devices may well say the same."""
+        envelope = "\0".join([self.sender, *sorted(self.to), *([] if anyone else [self.client])]).encode()
+        return hashlib.sha256(envelope + b"\0\0" + self.body.digest.digest()).digest()
+
+    def meta(self) -> bytes:
+        """Its meta frame."""
+        return frame_of(
+            {
+                "id": self.id,
+                "from": self.sender,
+                "to": list(self.to),
+                "size": self.body.size,
+                "sha256": self.body.digest.hexdigest(),
+                "received": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "rule": self.destination.rule,
+                "client": self.client,
+                "helo": self.helo,
+                "tls": self.tls,
+                "user": self.user,
+                "tag": self.tag,
+                "utf8": self.utf8,
+            }
+        )
 
 
 @dataclass(slots=True, eq=False)

@@ -90,7 +90,7 @@ class ServerTrial:
             return steps.reply()
         way = f"route {found.zmq.route}" if found.zmq.route else ", ".join(e.address for e in found.zmq.endpoints)
         steps.add("rule", f"{found.rule}: topic {shown(found.topic.decode())}, {found.zmq.socket} to {way}")
-        before = self._server.handed(found)
+        before = self._server.ways.handed(found.zmq)
         mail_id = await self._dialogue(request, to, steps)
         if mail_id:
             await self._handed(found, mail_id, before, steps)
@@ -151,8 +151,8 @@ class ServerTrial:
             steps.add("answered for", "before it was taken, as accept: acked promises")
             return
         steps.add("on disk", f"id {mail_id}, before it was taken")
-        done = await settled(lambda: server.handed(found) > before)
-        answers = server.answered_by(found)
+        done = await settled(lambda: server.ways.handed(found.zmq) > before)
+        answers = server.ways.answered_by(found.zmq)
         if done:
             steps.add("handed on", f"answered for by {answers}")
         elif found.zmq.route:

@@ -20,8 +20,7 @@ import pytest
 import trustme
 import zmq
 
-from bridges import smtp_server
-from bridges.mail import database, meta, smtp_session
+from bridges.mail import database, meta, smtp_session, ways
 from bridges.mail.inbox import Inbox
 from tests.bridges.mail.rig import MAIL, Client, Rig, serving
 from tests.bridges.mail.test_data import SMUGGLED
@@ -140,7 +139,7 @@ def test_what_was_answered_with_451_does_not_pile_up_for_an_application_that_is_
         client = await rig.dial()
         for number in range(3):
             assert (await client.mail(b"Subject: %d\r\n\r\n" % number)).startswith("451 4.3.0")
-        (handover,) = rig.server._handovers.values()
+        (handover,) = rig.server.ways
         outlet = handover.zmq.outlet if handover.zmq is not None else None
         await rig.until(lambda: outlet is not None and not outlet.waiting and not handover.under_way)
         assert rig.detail["late"] == 3
@@ -806,7 +805,7 @@ def test_a_mail_that_we_stumble_over_stops_none_of_the_others(tmp_path: Path, mo
             raise RuntimeError("a parser gave up")
         return {}, []
 
-    monkeypatch.setattr(smtp_server, "parsed", stumbling)
+    monkeypatch.setattr(ways, "parsed", stumbling)
 
     async def body(rig: Rig) -> None:
         client = await rig.dial()
