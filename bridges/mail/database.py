@@ -23,8 +23,8 @@ from typing import Any, Final, TypeVar
 
 from bridges.mail.limits import DATABASE_CLOSE_S, DATABASE_GROUP
 from tunnel.errors import SpoolError
-from tunnel.limits import SPOOL_CACHE_BYTES, SPOOL_PAGE_BYTES, SPOOL_RESERVE_BYTES, SPOOL_SET_ASIDE
-from tunnel.spool.owned import open_plain, sync_folder, take_lock, write_again
+from tunnel.limits import SPOOL_CACHE_BYTES, SPOOL_PAGE_BYTES, SPOOL_RESERVE_BYTES
+from tunnel.spool.owned import open_plain, set_aside, sync_folder, take_lock, write_again
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], Any]
@@ -194,7 +194,7 @@ class Database:
             if not _is_corrupt(error):
                 raise
             self._abandon()
-            self._put_aside()
+            self.set_aside = set_aside(self.path)
             self._open()
 
     def _open(self) -> None:
@@ -232,22 +232,6 @@ class Database:
                 f"{self.path} was written by {'a newer' if written > version else 'an older'} ztunnel (version "
                 f"{written} of the file; this one reads {version}): let that one deliver what is in it."
             )
-
-    def _put_aside(self) -> None:
-        for number in range(1, SPOOL_SET_ASIDE + 1):
-            aside = self.path.with_name(f"{self.path.name}.corrupt-{number}")
-            if not aside.exists():
-                break
-        else:
-            raise SpoolError(
-                f"{self.path} is corrupt, and {SPOOL_SET_ASIDE} corrupt ones lie beside it already: look at the disk, "
-                f"save what is in them (sqlite3 FILE .recover), then remove them."
-            )
-        for suffix in ("-wal", ""):  # the WAL first: without it a half-moved pair would be taken for a whole file
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(f"{self.path}{suffix}", f"{aside}{suffix}")
-        sync_folder(self.path.parent)
-        self.set_aside = str(aside)
 
 
 def _is_corrupt(error: sqlite3.Error) -> bool:

@@ -45,10 +45,9 @@ from tunnel.limits import (
     SPOOL_REMOVE_ROWS,
     SPOOL_RESERVE_BYTES,
     SPOOL_RESERVE_SHARE,
-    SPOOL_SET_ASIDE,
     SPOOL_WAL_BYTES,
 )
-from tunnel.spool.owned import open_plain, sync_folder, take_lock, write_again
+from tunnel.spool.owned import open_plain, set_aside, sync_folder, take_lock, write_again
 from tunnel.spool.rows import Entry, Row, Totals, Waiting
 
 APPLICATION_ID: Final = int.from_bytes(b"ZTsp")
@@ -139,7 +138,7 @@ class SpoolFile:
             if not is_corrupt(error):
                 raise
             self.abandon()
-            self._set_aside()
+            self.set_aside = set_aside(self.path)
             self.id, self.totals = b"", Totals()
             self.reopen()
         self._suspect.unlink(missing_ok=True)
@@ -230,22 +229,6 @@ class SpoolFile:
         verdict = _one(self._open(), "PRAGMA quick_check(1)")[0]
         if verdict != "ok":
             raise _corrupt(str(verdict))
-
-    def _set_aside(self) -> None:
-        for number in range(1, SPOOL_SET_ASIDE + 1):
-            aside = self.path.with_name(f"{self.path.name}.corrupt-{number}")
-            if not aside.exists():
-                break
-        else:
-            raise SpoolError(
-                f"{self.path} is corrupt, and {SPOOL_SET_ASIDE} corrupt ones lie beside it already: look at the disk, "
-                f"save what is in them (sqlite3 FILE .recover), then remove them."
-            )
-        for suffix in ("-wal", ""):  # the WAL first: without it a half-moved pair would be taken for a whole file
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(f"{self.path}{suffix}", f"{aside}{suffix}")
-        sync_folder(self.path.parent)
-        self.set_aside = str(aside)
 
     def suspect(self) -> None:
         """A page was corrupt: the next start reads the whole file before it trusts it."""

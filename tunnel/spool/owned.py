@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from tunnel.errors import SpoolError
-from tunnel.limits import MIB
+from tunnel.limits import MIB, SPOOL_SET_ASIDE
 
 
 def take_lock(lock: Path, path: Path) -> int:
@@ -60,6 +60,24 @@ def write_again(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def set_aside(path: Path) -> str:
+    """A corrupt database goes out of the way, with its WAL: where it is now. SpoolError: so many lie there already."""
+    for number in range(1, SPOOL_SET_ASIDE + 1):
+        aside = path.with_name(f"{path.name}.corrupt-{number}")
+        if not aside.exists():
+            break
+    else:
+        raise SpoolError(
+            f"{path} is corrupt, and {SPOOL_SET_ASIDE} corrupt ones lie beside it already: look at the disk, "
+            "save what is in them (sqlite3 FILE .recover), then remove them."
+        )
+    for suffix in ("-wal", ""):  # the WAL first: without it a half-moved pair would be taken for a whole file
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(f"{path}{suffix}", f"{aside}{suffix}")
+    sync_folder(path.parent)
+    return str(aside)
 
 
 def sync_folder(folder: Path) -> None:
