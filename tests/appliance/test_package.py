@@ -205,7 +205,7 @@ def manuals_and_completions(box: Box) -> None:
     for page, words in {"ztunnel": ("EXIT STATUS", "ztunnel mail retry"), "ztunnel.yaml": ("max_age",)}.items():
         told = box.run(f"MANWIDTH=100 man {page}")
         assert [word for word in words if word not in told] == []
-    for typed, word in {"ztunnel sta": "status", "ztunnel mail pa": "pause"}.items():
+    for typed, word in {"ztunnel sta": "status", "ztunnel mail pau": "pause"}.items():
         last = len(typed.split()) - 1
         told = box.run(
             f"bash -c '. /usr/share/bash-completion/completions/ztunnel; COMP_WORDS=({typed}); COMP_CWORD={last}; "

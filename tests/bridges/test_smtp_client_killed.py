@@ -20,7 +20,7 @@ from tests.faults.rig import FULL
 from tests.loops import until
 from tunnel.reactor import Reactor
 
-ROUNDS = 50 if FULL else 10
+ROUNDS = 50 if FULL else 5
 MAILS = 6
 
 

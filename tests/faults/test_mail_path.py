@@ -32,9 +32,9 @@ from tests.waiting import free_port, until
 from tunnel.control import ask
 from tunnel.errors import NotRunningError
 
-KILLS: Final = 20 if FULL else 2
+KILLS: Final = 20 if FULL else 1
 LINE: Final = "x" * 70 + "\r\n"
-MAILS: Final = 600 if FULL else 120
+MAILS: Final = 600 if FULL else 60
 
 ROUTE: Final = {"pattern": "pipeline", "from": "plant bind local", "to": "dmz bind local", "delivery": "spooled"}
 

@@ -17,6 +17,7 @@ LOSSES: Final = {
     "client_full": "a client does not read its replies",
     "denied": "`topics: deny` keeps them back",
     "expired": "they were older than `max_age`",
+    "frames": "they have more frames than a bridge can be given",
     "link_cut": "the link was cut, and the route is `live`",
     "malformed": "the other side sent a broken batch",
     "overflow": "the other side takes less than comes, and the route's `overflow` drops",
@@ -30,6 +31,7 @@ LOSSES: Final = {
     "unreachable": "the client that asked is gone",
     "untagged": "a service answers without the envelope of the request",
     "upstream": "an XSUB application sends upstream, where nobody hears it",
+    "words": "a bridge said something else at the route's desk than docs/receipts.md knows",
 }
 """Why messages are dropped, as `dropped` in the status names it."""
 

@@ -19,7 +19,7 @@ from tests.bridges.rig import BridgeProcess, process
 from tests.faults.rig import FULL
 from tests.waiting import free_port, until
 
-KILLS = 50 if FULL else 5
+KILLS = 50 if FULL else 3
 
 
 class Application:
