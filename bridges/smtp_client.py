@@ -297,6 +297,5 @@ class SmtpClient:
         if self._zmq is not None:
             return self._zmq.status()
         plan = self._bridge.zmq
-        endpoints = [f"{endpoint.method} {endpoint.address}" for endpoint in plan.endpoints]
         blocked = self._taker is None or not self._taker.up
-        return {"socket": plan.socket, "endpoints": endpoints, "route": plan.route, "blocked": blocked}
+        return plan.told() | {"blocked": blocked}

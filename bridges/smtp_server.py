@@ -22,6 +22,7 @@ from bridges.mail.bodies import Body
 from bridges.mail.inbox import FullError, Inbox
 from bridges.mail.inbox_desk import InboxDesk
 from bridges.mail.limits import HOPS, SMTP_LATE, SMTP_RCVBUF_BYTES
+from bridges.mail.raw import HOP
 from bridges.mail.rules import Destination, LookupTroubleError, Rules
 from bridges.mail.smtp_post import Answer, Letter, new_id
 from bridges.mail.smtp_session import Session
@@ -40,8 +41,6 @@ from tunnel.log import Log
 from tunnel.reactor import Reactor
 from tunnel.spool import Spool
 
-HOP: Final = "X-Ztunnel-Hop"
-"""A field that smtp-clients of ztunnel may add: the name of their table."""
 _TICK_S: Final = 60.0
 
 

@@ -138,12 +138,7 @@ class ZmqSide:
         self.socket.close(linger=int(BRIDGE_LINGER_S * 1000))
 
     def status(self) -> dict[str, Any]:
-        return {
-            "socket": self._plan.socket,
-            "endpoints": [f"{endpoint.method} {endpoint.address}" for endpoint in self._plan.endpoints],
-            "route": self._plan.route,
-            "blocked": self.blocked,
-        }
+        return self._plan.told() | {"blocked": self.blocked}
 
     def _set_up(self, type_name: str) -> None:
         numbers = {

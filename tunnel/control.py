@@ -139,6 +139,12 @@ def ask(path: Path, do: str, timeout_s: float = CONTROL_TIMEOUT_S, **arguments: 
     return reply
 
 
+def number_in(request: dict[str, Any], key: str, default: int) -> int:
+    """A number of a request, which is none below 0; anything else counts as not said."""
+    value = request.get(key, default)
+    return value if type(value) is int and value >= 0 else default
+
+
 def _listen(path: Path) -> socket.socket:
     if len(os.fsencode(path)) > IPC_PATH_BYTES:
         raise LocalError(

@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from tunnel.control import Command
+from tunnel.control import Command, number_in
 from tunnel.errors import SpoolError, UsageError, ZtunnelError
 from tunnel.limits import SPOOL_LIST_ROWS, TAP_BATCH_MESSAGES, TAP_FRAME_BYTES, TAP_FRAME_MOST_BYTES
 from tunnel.spool import Entry, Spool
@@ -53,13 +53,13 @@ class SpoolDesk:
 
     async def _list(self, request: Reply) -> Reply:
         spool = self._spool(request)
-        limit = min(_number(request, "limit", SPOOL_LIST_ROWS), SPOOL_LIST_ROWS)
-        entries = await _ask(lambda then: spool.list(_number(request, "after", 0), limit, then))
+        limit = min(number_in(request, "limit", SPOOL_LIST_ROWS), SPOOL_LIST_ROWS)
+        entries = await _ask(lambda then: spool.list(number_in(request, "after", 0), limit, then))
         return {"rows": [_told(entry) for entry in entries], "full": len(entries) == limit}
 
     async def _show(self, request: Reply) -> Reply:
-        number = _number(request, "number", 0)
-        frame_bytes = min(_number(request, "bytes", TAP_FRAME_BYTES), TAP_FRAME_MOST_BYTES)
+        number = number_in(request, "number", 0)
+        frame_bytes = min(number_in(request, "bytes", TAP_FRAME_BYTES), TAP_FRAME_MOST_BYTES)
         spool = self._spool(request)
         entry = await _ask(lambda then: spool.show(number, then))
         if entry is None:
@@ -99,11 +99,6 @@ async def _ask(question: Callable[[Callable[[Any], None]], object]) -> Any:
     if isinstance(found, SpoolError):
         raise found
     return found
-
-
-def _number(request: Reply, key: str, default: int) -> int:
-    value = request.get(key, default)
-    return value if type(value) is int and value >= 0 else default
 
 
 def _told(entry: Entry) -> Reply:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -99,7 +100,7 @@ class Feeder:
             await self._inbox.bury(mail.number, f"no message could be made of it ({type(error).__name__})")
             return
         del raw
-        light = Mail(mail.number, mail.id, mail.rule, mail.topic, mail.born, mail.size, b"", mail.file, None)
+        light = replace(mail, meta=b"", body=None)
         self._under_way.add(mail.number)
         self.handover.give(mail.number, frames, lambda refusal: self._answered(light, refusal))
 

@@ -187,12 +187,10 @@ class HandOver:
 
     def status(self) -> dict[str, Any]:
         """As docs/bridges.md says for `zmq`, and what is under way."""
-        plan = self._plan
         if self.zmq is not None:
             socket = self.zmq.status() | {"messages_in": self.zmq.messages}
         else:
-            endpoints = [f"{endpoint.method} {endpoint.address}" for endpoint in plan.endpoints]
-            socket = {"socket": plan.socket, "endpoints": endpoints, "route": plan.route}
+            socket = self._plan.told()
             if self._giver is not None:
                 socket |= {"blocked": not self._giver.up, "messages_in": self._giver.taken}
         return socket | {

@@ -8,7 +8,7 @@ from typing import Any, Final
 from bridges.mail import meta
 from bridges.mail.inbox import Inbox
 from bridges.mail.raw import HEADERS_BYTES, headers
-from tunnel.control import Command
+from tunnel.control import Command, number_in
 from tunnel.errors import UsageError
 from tunnel.limits import SPOOL_LIST_ROWS
 
@@ -30,7 +30,7 @@ class InboxDesk:
         }
 
     async def _list(self, request: Reply) -> Reply:
-        after, limit = _number(request, "after", 0), _number(request, "limit", 100)
+        after, limit = number_in(request, "after", 0), number_in(request, "limit", 100)
         limit = max(1, min(limit, SPOOL_LIST_ROWS))
         state = request.get("state")
         if state in ("refused", "sent"):  # of an smtp-client; nothing of either lies here
@@ -41,7 +41,7 @@ class InboxDesk:
         return {"mails": [_told(row) for row in rows], "more": len(rows) == limit}
 
     async def _show(self, request: Reply) -> Reply:
-        number = _number(request, "number", 0)
+        number = number_in(request, "number", 0)
         row = await self._row(number)
         told, known = _told(row), meta.read(row["meta"])
         states = [{"address": one, "state": told["state"], "words": ""} for one in known.get("to", [])]
@@ -98,8 +98,3 @@ def _told(row: Reply) -> Reply:
         "recipients": len(to),
         "why": row["reason"],
     }
-
-
-def _number(request: Reply, key: str, default: int) -> int:
-    value = request.get(key, default)
-    return value if type(value) is int and value >= 0 else default

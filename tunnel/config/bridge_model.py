@@ -12,7 +12,6 @@ from tunnel.config.fields import (
     STRING,
     Allowed,
     Connections,
-    Expanded,
     Flag,
     Idle,
     OneOrMore,
@@ -21,6 +20,7 @@ from tunnel.config.fields import (
     TopicPrefix,
     Within,
     of_text,
+    whole,
     word_of,
 )
 from tunnel.config.mail import MAIL
@@ -39,10 +39,6 @@ ListenAt = Annotated[
     PlainValidator(of_text(lambda text: values.local_endpoint(text, "bind"))),
     WithJsonSchema({"type": "string", "examples": ["tcp://10.0.0.1:4001"]}),
 ]
-
-
-def _whole(value: object) -> object:
-    return int(value) if isinstance(value, Expanded) and value.isdigit() else value
 
 
 class FrameModel(Model):
@@ -81,7 +77,7 @@ def _option(kind: str, name: str, said: Any) -> Any:
             return values.duration(said)
     except ValueError as error:
         raise Within(name, str(error)) from None
-    return _whole(said) if option is not None and option.type == "integer" else said
+    return whole(said) if option is not None and option.type == "integer" else said
 
 
 class KeepAliveModel(Model):
@@ -94,8 +90,8 @@ class KeepAliveModel(Model):
 class CorrelateModel(Model):
     """The field that a request and its reply have in common."""
 
-    offset: Annotated[int, Field(ge=0, le=65_535), BeforeValidator(_whole)]
-    length: Annotated[int, Field(ge=1, le=64), BeforeValidator(_whole)]
+    offset: Annotated[int, Field(ge=0, le=65_535), BeforeValidator(whole)]
+    length: Annotated[int, Field(ge=1, le=64), BeforeValidator(whole)]
 
 
 class Tcp(Bridge):
@@ -119,7 +115,7 @@ class Tcp(Bridge):
     """How long a request waits for its reply."""
     timeout_reply: Bytes | None = None
     """What the asker gets instead."""
-    pipeline: Annotated[int, Field(ge=1, le=BRIDGE_PIPELINE_MOST), BeforeValidator(_whole)] | None = None
+    pipeline: Annotated[int, Field(ge=1, le=BRIDGE_PIPELINE_MOST), BeforeValidator(whole)] | None = None
     """Requests of one connection under way at a time."""
     queue: Size | None = None
     """What may wait for a connection that does not read."""
@@ -161,7 +157,7 @@ class TcpClient(Tcp):
     """We dial an old server."""
 
     connect: OneOrMore[TcpAddress]
-    pool: Annotated[int, Field(ge=1, le=BRIDGE_POOL), BeforeValidator(_whole)] | None = None
+    pool: Annotated[int, Field(ge=1, le=BRIDGE_POOL), BeforeValidator(whole)] | None = None
     """Connections at a time."""
     start: Annotated[Literal["now", "lazy"], word_of("choice for start", ("now", "lazy"))] = "now"
     """lazy: connections are made when there is something to say."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar
 
 from tunnel.config.plan import Allow, Endpoint, SpoolPlan, TlsPlan
 from tunnel.limits import (
@@ -38,6 +38,11 @@ class ZmqPlan:
     subscribe: tuple[bytes, ...] = (b"",)
     receipts: str | None = None
     """The endpoint of that route's desk (bridges/receipts.py)."""
+
+    def told(self) -> dict[str, Any]:
+        """As a bridge's status says it."""
+        endpoints = [f"{endpoint.method} {endpoint.address}" for endpoint in self.endpoints]
+        return {"socket": self.socket, "endpoints": endpoints, "route": self.route}
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,11 @@ def _number(value: object) -> object:
     return value
 
 
+def whole(value: object) -> object:
+    """A number that a `${VARIABLE}` took part in."""
+    return int(value) if isinstance(value, Expanded) and value.isdigit() else value
+
+
 def _flag(value: object) -> object:
     return {"true": True, "false": False}.get(value, value) if isinstance(value, Expanded) else value
 

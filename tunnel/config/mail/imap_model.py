@@ -10,7 +10,6 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, WithJso
 from tunnel.config.fields import (
     STRING,
     ConnectEndpoint,
-    Expanded,
     Flag,
     OneOrMore,
     Size,
@@ -18,6 +17,7 @@ from tunnel.config.fields import (
     Text,
     TopicPrefix,
     of_text,
+    whole,
     word_of,
 )
 from tunnel.config.model import Bridge, Model, SecretRef
@@ -71,10 +71,6 @@ def _after(value: object) -> tuple[str, str]:
         if key == "move":
             return "move", of_text(_folder)(said)
     raise ValueError(f"what is done with a mail that was taken is one of {_AFTER_FORMS}.")
-
-
-def _whole(value: object) -> object:
-    return int(value) if isinstance(value, Expanded) and value.isdigit() else value
 
 
 Folder = Annotated[str, PlainValidator(of_text(_folder)), WithJsonSchema(STRING)]
@@ -142,7 +138,7 @@ class Imap(Bridge):
     """When the server numbers a folder anew (UIDVALIDITY)."""
     quarantine: Folder | None = None
     """The folder for mails that fail, or are too large."""
-    attempts: Annotated[int, Field(ge=1, le=1000), BeforeValidator(_whole)] | None = None
+    attempts: Annotated[int, Field(ge=1, le=1000), BeforeValidator(whole)] | None = None
     """A mail that fails so often is put aside."""
     timeout: Span | None = None
     """A mail that nobody answers for so long is given again."""

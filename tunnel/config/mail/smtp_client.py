@@ -17,7 +17,6 @@ from tunnel.config import values
 from tunnel.config.fields import (
     NEVER,
     STRING,
-    Expanded,
     Expiry,
     Flag,
     OneOrMore,
@@ -26,6 +25,7 @@ from tunnel.config.fields import (
     Text,
     TopicPrefix,
     of_text,
+    whole,
     word_of,
 )
 from tunnel.config.mail.kind import MailKind, Reach
@@ -96,10 +96,6 @@ def _filling(text: str) -> Filling:
     return Filling(text)
 
 
-def _whole(value: object) -> object:
-    return int(value) if isinstance(value, Expanded) and value.isdigit() else value
-
-
 Template = Annotated[Filling, PlainValidator(of_text(_filling)), WithJsonSchema(STRING)]
 
 
@@ -162,7 +158,7 @@ class SmtpClient(Bridge):
         ]
     ]
     """To whom mail may go: patterns, or any."""
-    max_recipients: Annotated[int, Field(ge=1, le=SEND_RECIPIENTS_MOST), BeforeValidator(_whole)] | None = None
+    max_recipients: Annotated[int, Field(ge=1, le=SEND_RECIPIENTS_MOST), BeforeValidator(whole)] | None = None
     """Of one mail, at most."""
     subscribe: OneOrMore[TopicPrefix] = (b"",)
     """SUB: what is wanted."""
@@ -183,7 +179,7 @@ class SmtpClient(Bridge):
         | None
     ) = None
     """Mails to one destination, at most."""
-    connections: Annotated[int, Field(ge=1, le=SEND_CONNECTIONS_MOST), BeforeValidator(_whole)] | None = None
+    connections: Annotated[int, Field(ge=1, le=SEND_CONNECTIONS_MOST), BeforeValidator(whole)] | None = None
     """To one destination at a time."""
     timeout: Span | None = None
     """Each step of a conversation may take so long."""

@@ -28,7 +28,6 @@ from tunnel.config.fields import (
     STRING,
     Allowed,
     Connections,
-    Expanded,
     Flag,
     OneOrMore,
     Size,
@@ -36,6 +35,7 @@ from tunnel.config.fields import (
     Text,
     Words,
     of_text,
+    whole,
     word_of,
 )
 from tunnel.config.mail.kind import MailKind, Reach
@@ -77,10 +77,6 @@ def _accept(value: object) -> object:
             "say accept: spooled, or accept: acked."
         )
     return value
-
-
-def _whole(value: object) -> object:
-    return int(value) if isinstance(value, Expanded) and value.isdigit() else value
 
 
 AddressPattern = Annotated[
@@ -133,7 +129,7 @@ class SmtpServer(Bridge):
     spool: SpoolModel | None = None
     """How much may lie on disk, and for how long."""
     max_message: Size | None = None
-    max_recipients: Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_whole)] | None = None
+    max_recipients: Annotated[int, Field(ge=1, le=10_000), BeforeValidator(whole)] | None = None
     connections: Connections | None = None
     per_address: Connections | None = None
     timeout: Span | None = None
